@@ -1,0 +1,270 @@
+//! Between a client and the scheduler.
+
+use super::{AllocationId, Epoch, ErrorKind, RequestId, StoredValue, TaskError};
+use crate::graph::{Columns, GraphId, Key, TaskId};
+use serde::{Deserialize, Serialize};
+
+/// What holds for a whole graph.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct GraphOptions {
+    /// A word for people: what was mapped or computed.
+    pub label: String,
+    /// The rest is cancelled when more tasks than this have failed.
+    pub max_failures: Option<u32>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// One part of a graph, in order; the first makes the graph. Answered when it is durable.
+    Submit {
+        request: RequestId,
+        part: u32,
+        last: bool,
+        columns: Box<Columns>,
+        options: GraphOptions,
+    },
+    /// The tasks that keys name (an error if one is unknown).
+    Resolve(Vec<Key>),
+    /// Answered when all of these are settled; `Progress` comes meanwhile if asked for. No keys: everything.
+    Wait {
+        keys: Vec<Key>,
+        progress: bool,
+    },
+    /// State, error and result (or where it is) of tasks, at most [`MAX_LISTED`].
+    Results(Vec<Key>),
+    Cancel {
+        request: RequestId,
+        keys: Vec<Key>,
+    },
+    Tasks {
+        state: Option<TaskStateName>,
+        graph: Option<GraphId>,
+        limit: u32,
+    },
+    Status,
+    Scale {
+        request: RequestId,
+        workers: u32,
+    },
+    /// End the cluster: let running tasks end for so long, then stop workers, cancel allocations, and exit.
+    Down {
+        drain_ms: u64,
+    },
+}
+
+/// Most tasks that one answer lists.
+pub const MAX_LISTED: u32 = 100_000;
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct FromClient {
+    /// Of the client's making, repeated in the answers.
+    pub call: u64,
+    pub request: Request,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskStateName {
+    Waiting,
+    Ready,
+    Assigned,
+    /// Finished well: its result is held, or was released because nobody wants it.
+    Memory,
+    Erred,
+    Cancelled,
+}
+
+/// Tasks by state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Counts {
+    pub waiting: u64,
+    pub ready: u64,
+    pub assigned: u64,
+    pub memory: u64,
+    pub erred: u64,
+    pub cancelled: u64,
+}
+
+impl Counts {
+    pub fn total(&self) -> u64 {
+        self.waiting + self.ready + self.assigned + self.memory + self.erred + self.cancelled
+    }
+
+    /// Tasks that won't change any more.
+    pub fn settled(&self) -> u64 {
+        self.memory + self.erred + self.cancelled
+    }
+
+    pub fn add(&mut self, other: &Counts) {
+        self.waiting += other.waiting;
+        self.ready += other.ready;
+        self.assigned += other.assigned;
+        self.memory += other.memory;
+        self.erred += other.erred;
+        self.cancelled += other.cancelled;
+    }
+}
+
+/// A task that failed, for whoever waits.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    pub task: TaskId,
+    pub name: Option<String>,
+    pub error: TaskError,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TaskReport {
+    pub task: TaskId,
+    pub name: Option<String>,
+    pub family: String,
+    pub state: TaskStateName,
+    pub attempt: u32,
+    pub worker: Option<String>,
+    pub error: Option<TaskError>,
+    pub nbytes: u64,
+    pub nanos: u64,
+    /// The result, where the scheduler has it.
+    pub stored: Option<Box<StoredValue>>,
+    /// Addresses of workers that hold it.
+    pub holders: Vec<Vec<String>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WorkerReport {
+    pub name: String,
+    pub allocation: AllocationId,
+    pub host: String,
+    pub pid: u32,
+    pub cores: u32,
+    pub memory_limit: u64,
+    pub memory: u64,
+    pub state: WorkerStateName,
+    pub assigned: u32,
+    pub finished: u64,
+    pub deadline_unix: u64,
+    /// Why it was lost.
+    pub note: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerStateName {
+    Connected,
+    Leaving,
+    Lost,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AllocationStateName {
+    /// A submit is under way, or its answer was lost.
+    Submitting,
+    Pending,
+    Running,
+    Ended,
+    Refused,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AllocationReport {
+    pub id: AllocationId,
+    /// The batch system's id; empty while unknown.
+    pub job: String,
+    pub state: AllocationStateName,
+    /// The batch system's reason or the outcome, in its own word and in ours.
+    pub reason: String,
+    pub words: String,
+    pub start_estimate_unix: u64,
+    pub never: bool,
+    pub nodes: String,
+    pub submitted_unix: u64,
+    pub workers_connected: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StatusReport {
+    pub epoch: Epoch,
+    pub target: u32,
+    pub connected: u32,
+    pub pending: u32,
+    pub running: u32,
+    pub counts: Counts,
+    /// Tasks by family, the largest first, at most 50.
+    pub families: Vec<(String, Counts)>,
+    pub graphs: u32,
+    pub workers: Vec<WorkerReport>,
+    pub allocations: Vec<AllocationReport>,
+    /// Trouble with the batch system, in its words; empty: none.
+    pub batch_trouble: String,
+    pub core_seconds_used: u64,
+    pub core_seconds_idle: u64,
+    pub uptime_s: u64,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Reply {
+    Submitted {
+        graph: GraphId,
+        first: u32,
+        tasks: u32,
+    },
+    Resolved(Vec<TaskId>),
+    Progress(Counts),
+    /// Everything waited for is settled. `failures` are the first [`MAX_FAILURES_TOLD`].
+    Settled {
+        counts: Counts,
+        failures: Vec<Failure>,
+    },
+    Results(Vec<TaskReport>),
+    Cancelled {
+        tasks: u64,
+    },
+    Tasks {
+        tasks: Vec<TaskReport>,
+        more: bool,
+    },
+    Status(Box<StatusReport>),
+    Scaled {
+        workers: u32,
+    },
+    /// Sent while going down, and once more with `left` 0.
+    GoingDown {
+        left: u32,
+    },
+    Refused {
+        kind: RefusalKind,
+        reason: String,
+    },
+}
+
+/// Most failures that a waiting client is told of one by one.
+pub const MAX_FAILURES_TOLD: usize = 20;
+
+/// Which kind of refusal: clients turn it into an exit code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RefusalKind {
+    /// No such key.
+    Unknown,
+    /// The request makes no sense, or exceeds a limit.
+    Usage,
+    /// Not now: the cluster is going down.
+    Unavailable,
+    Permission,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ToClient {
+    pub call: u64,
+    pub reply: Reply,
+}
+
+impl ErrorKind {
+    /// The command's own exit code, where it had one.
+    pub fn exit_code(self) -> Option<i32> {
+        match self {
+            ErrorKind::Exit(code) => Some(code),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Between a worker (or its supervisor) and the scheduler.
+
+use super::{AllocationId, Epoch, Execution, WorkerId, WorkerIndex};
+use crate::graph::{GraphId, Op, TaskId};
+use serde::{Deserialize, Serialize};
+
+/// A value that a worker holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Holding {
+    pub task: TaskId,
+    pub nbytes: u64,
+}
+
+/// A declared output that is written but not yet in its place.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PendingOutput {
+    pub temporary: String,
+    pub target: String,
+}
+
+/// What a worker says of itself whenever it connects.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Registration {
+    pub id: WorkerId,
+    pub allocation: AllocationId,
+    pub host: String,
+    pub pid: u32,
+    /// Where other workers and clients fetch its values.
+    pub addresses: Vec<String>,
+    pub cores: u32,
+    /// Bytes; 0: not limited.
+    pub memory: u64,
+    pub named: Vec<(String, u32)>,
+    /// When its walltime ends, seconds since 1970; 0: never.
+    pub deadline_unix: u64,
+    pub holds: Vec<Holding>,
+    /// Executions that it has been given and hasn't finished.
+    pub runs: Vec<Execution>,
+    /// Completions that no scheduler has acknowledged as durable.
+    pub completions: Vec<Completion>,
+}
+
+/// Why a task failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ErrorKind {
+    /// A command ended with this exit code.
+    Exit(i32),
+    /// A command died of this signal.
+    Signal(i32),
+    TimeLimit,
+    OutOfMemory,
+    /// A command that couldn't be started, a missing output, an unreadable input, a kernel's error.
+    Task,
+    /// The workers that ran it were lost, again and again.
+    WorkerLost,
+    /// At most once was asked for, and it isn't known whether it ran.
+    OutcomeUnknown,
+    /// A task that it depends on failed or was cancelled.
+    Dependency,
+}
+
+/// A failure as a person wants it told.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TaskError {
+    pub kind: ErrorKind,
+    pub message: String,
+}
+
+/// The result of a command that is small enough to travel, or says where it is: a `Value` whose header is a
+/// `CommandResult` and whose buffers are stdout and stderr.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StoredValue {
+    #[serde(with = "serde_bytes")]
+    pub header: Vec<u8>,
+    pub buffers: Vec<serde_bytes::ByteBuf>,
+}
+
+/// How an execution ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The worker holds the value.
+    Held {
+        nbytes: u64,
+    },
+    /// A command ended well. With outputs, it is finished once they are accepted and in their place.
+    Command {
+        result: Box<StoredValue>,
+        outputs: Vec<PendingOutput>,
+    },
+    Erred {
+        error: TaskError,
+        result: Option<Box<StoredValue>>,
+    },
+    /// Inputs that couldn't be fetched from anyone named.
+    InputsMissing(Vec<TaskId>),
+    Cancelled,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Completion {
+    pub execution: Execution,
+    /// Time it took, without waiting for inputs or a core.
+    pub nanos: u64,
+    pub outcome: Outcome,
+}
+
+/// What became of accepted outputs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum PlaceOutcome {
+    /// Every target is there.
+    Done,
+    /// Neither a temporary nor its target is there: the acceptance is void.
+    Gone(String),
+    /// The rename is refused (a directory, no permission): the task fails.
+    Failed(String),
+}
+
+/// What a worker tells its scheduler.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum FromWorker {
+    Register(Box<Registration>),
+    Heartbeat {
+        memory: u64,
+        running: u32,
+    },
+    Finished(Vec<Completion>),
+    /// Values fetched from others, which it can give to third ones.
+    Replicas(Vec<Holding>),
+    /// What became of accepted outputs.
+    Placed {
+        execution: Execution,
+        outcome: PlaceOutcome,
+    },
+    /// Leaving for good, cleanly.
+    Goodbye {
+        reason: String,
+    },
+    /// From the supervisor: that incarnation is dead, and so is every process it started.
+    Dead {
+        id: WorkerId,
+        verdict: String,
+    },
+}
+
+/// Where an input is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Source {
+    Peers(Vec<WorkerIndex>),
+    Inline(Box<StoredValue>),
+}
+
+/// One task to run.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Assignment {
+    pub execution: Execution,
+    /// Index in the graph's op table, sent before in `Ops`.
+    pub op: u32,
+    #[serde(with = "serde_bytes")]
+    pub args: Vec<u8>,
+    pub name: Option<String>,
+    /// In the order of the task's dependencies; empty for commands, whose dependencies are only of order.
+    pub inputs: Vec<(TaskId, Source)>,
+    /// Smaller runs first.
+    pub priority: u64,
+}
+
+/// What a scheduler tells a worker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ToWorker {
+    Welcome {
+        epoch: Epoch,
+        index: WorkerIndex,
+        heartbeat_ms: u64,
+    },
+    /// Not wanted: leave.
+    Refused {
+        reason: String,
+    },
+    HeartbeatAnswer,
+    Ops {
+        graph: GraphId,
+        ops: Vec<(u32, Op)>,
+    },
+    Peers(Vec<(WorkerIndex, Vec<String>)>),
+    Compute(Vec<Assignment>),
+    /// The outputs are accepted: bring them to their place.
+    Place {
+        execution: Execution,
+        outputs: Vec<PendingOutput>,
+    },
+    /// These completions are durable (or of no interest): forget them; and remove what unaccepted outputs they left.
+    Acknowledge {
+        executions: Vec<Execution>,
+    },
+    Discard {
+        outputs: Vec<PendingOutput>,
+    },
+    Cancel(Vec<Execution>),
+    Free(Vec<TaskId>),
+    /// Nobody will name this graph again.
+    ForgetGraph(GraphId),
+    /// Take nothing new and leave.
+    Leave {
+        reason: String,
+    },
+}

@@ -1,0 +1,6 @@
+//! The scheduler: a pure state machine (`core`) with its policies (`place`, `scale`), and the shell around it.
+
+pub mod core;
+pub mod event;
+pub mod record;
+pub mod scale;
