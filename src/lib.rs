@@ -5,6 +5,8 @@ pub mod format;
 pub mod graph;
 pub mod kernels;
 pub mod protocol;
+pub mod scheduler;
+pub mod worker;
 
 /// The program.
 pub fn main() -> std::process::ExitCode {

@@ -111,6 +111,14 @@ impl Op {
         }
     }
 
+    /// Times that a task error is retried.
+    pub fn retries(&self) -> u32 {
+        match self {
+            Op::Command(spec) => spec.retries,
+            Op::Kernel { .. } | Op::Data | Op::External { .. } => 0,
+        }
+    }
+
     /// Kernels may run twice; a command that may be running must not be started again lightly.
     pub fn is_pure(&self) -> bool {
         !matches!(self, Op::Command(_))

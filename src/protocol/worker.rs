@@ -199,8 +199,9 @@ pub enum ToWorker {
     Free(Vec<TaskId>),
     /// Nobody will name this graph again.
     ForgetGraph(GraphId),
-    /// Take nothing new and leave.
+    /// Take nothing new and leave; `now`: what runs is killed first.
     Leave {
         reason: String,
+        now: bool,
     },
 }

@@ -2,5 +2,6 @@
 
 pub mod core;
 pub mod event;
+pub mod place;
 pub mod record;
 pub mod scale;

@@ -1,7 +1,9 @@
 //! What the scheduler's core asks to be journalled. A later epoch's core is the fold of these.
 
 use crate::graph::{Columns, GraphId, TaskId};
-use crate::protocol::{AllocationId, Execution, GraphOptions, PendingOutput, RequestId, StoredValue, TaskError, WorkerId};
+use crate::protocol::{
+    AllocationId, Execution, GraphOptions, PendingOutput, RequestId, StoredValue, TaskError, WorkerId,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -46,15 +48,28 @@ pub enum Record {
 /// What became of a task.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Fate {
-    Held { nbytes: u64, nanos: u64 },
-    Stored { result: Box<StoredValue>, nanos: u64 },
+    Held {
+        nbytes: u64,
+        nanos: u64,
+    },
+    Stored {
+        result: Box<StoredValue>,
+        nanos: u64,
+    },
     /// Its outputs are accepted, and to be brought to their place.
-    Accepted { outputs: Vec<PendingOutput>, result: Box<StoredValue>, nanos: u64 },
+    Accepted {
+        outputs: Vec<PendingOutput>,
+        result: Box<StoredValue>,
+        nanos: u64,
+    },
     /// They were in their place.
     Placed,
     /// They were gone: it runs again.
     Revoked,
-    Erred { error: TaskError, result: Option<Box<StoredValue>> },
+    Erred {
+        error: TaskError,
+        result: Option<Box<StoredValue>>,
+    },
     /// A failed try that is to be repeated.
     Retried,
 }

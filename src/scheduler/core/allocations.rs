@@ -1,0 +1,381 @@
+//! Allocations: asked for, pending, running, ended; and what the batch system's word settles.
+
+use super::Core;
+use super::workers::Presence;
+use crate::protocol::{AllocationId, AllocationReport, AllocationStateName, ToWorker, WorkerIndex};
+use crate::scheduler::event::{Action, AllocationStatus, SubmitOutcome, Time};
+use crate::scheduler::record::Record;
+use crate::scheduler::scale::{Limits, Open, decide, needed};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// Answers without the allocation before it counts as ended: a controller that is just back may know little.
+const MAX_ABSENT_POLLS: u8 = 3;
+/// Allocations in a row that end without a worker before no more are asked for.
+const MAX_FAILED_STARTS: u32 = 5;
+/// First wait after a failed start or a passing refusal; doubles up to [`MAX_BACKOFF`].
+const FIRST_BACKOFF: Duration = Duration::from_secs(2);
+const MAX_BACKOFF: Duration = Duration::from_secs(300);
+/// Ended allocations that stay known.
+const MAX_ENDED: usize = 100;
+
+struct Allocation {
+    state: AllocationStateName,
+    job: String,
+    reason: String,
+    words: String,
+    start_estimate_unix: u64,
+    never: bool,
+    nodes: String,
+    submitted: Time,
+    absent_polls: u8,
+    had_worker: bool,
+    /// We gave it up: its end is no failure, and it isn't wanted back.
+    given_up: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Allocations {
+    pub target: u32,
+    list: BTreeMap<AllocationId, Allocation>,
+    next: u32,
+    ended: VecDeque<AllocationId>,
+    recent_submits: VecDeque<Time>,
+    failed_starts: u32,
+    backoff_until: Time,
+    backoff: Duration,
+    /// Nothing is asked for until somebody sets the target again.
+    stopped: bool,
+    /// Trouble with the batch system, in its words.
+    pub trouble: String,
+    sampled: Option<Time>,
+    used_core_seconds: f64,
+    idle_core_seconds: f64,
+}
+
+impl Allocations {
+    pub fn set_target(&mut self, workers: u32) {
+        self.target = workers;
+        self.stopped = false;
+        self.failed_starts = 0;
+        self.backoff = Duration::ZERO;
+        self.backoff_until = Time::default();
+        self.trouble.clear();
+    }
+
+    pub fn set_next(&mut self, next: u32) {
+        self.next = self.next.max(next);
+    }
+
+    /// Whether a worker of this allocation would not be wanted.
+    pub fn is_superseded(&self, id: AllocationId) -> bool {
+        self.list.get(&id).is_none_or(|a| a.given_up)
+    }
+
+    /// Not ended, and not refused.
+    pub fn open(&self) -> Vec<AllocationId> {
+        self.list.iter().filter(|(_, a)| is_open(a)).map(|(id, _)| *id).collect()
+    }
+
+    pub fn deadline(&self) -> Option<Time> {
+        (self.backoff_until > Time::default() && !self.stopped).then_some(self.backoff_until)
+    }
+
+    pub fn core_seconds(&self, _now: Time) -> (u64, u64) {
+        (self.used_core_seconds as u64, self.idle_core_seconds as u64)
+    }
+
+    pub fn sample(&mut self, now: Time, busy_cores: u32, cores: u32) {
+        if let Some(before) = self.sampled.replace(now) {
+            let seconds = now.since(before).as_secs_f64();
+            self.used_core_seconds += seconds * f64::from(busy_cores.min(cores));
+            self.idle_core_seconds += seconds * f64::from(cores.saturating_sub(busy_cores));
+        }
+    }
+
+    fn back_off(&mut self, now: Time) {
+        self.backoff = (self.backoff * 2).clamp(FIRST_BACKOFF, MAX_BACKOFF);
+        self.backoff_until = now.plus(self.backoff);
+    }
+
+    fn end(&mut self, id: AllocationId, state: AllocationStateName) {
+        if let Some(allocation) = self.list.get_mut(&id) {
+            allocation.state = state;
+            self.ended.push_back(id);
+        }
+        while self.ended.len() > MAX_ENDED
+            && let Some(old) = self.ended.pop_front()
+        {
+            self.list.remove(&old);
+        }
+    }
+}
+
+fn is_open(allocation: &Allocation) -> bool {
+    !matches!(allocation.state, AllocationStateName::Ended | AllocationStateName::Refused)
+}
+
+impl Core {
+    /// Compares what there is with the target, and acts.
+    pub(super) fn scale(&mut self, out: &mut Vec<Action>) {
+        self.finish_retiring(out);
+        let now = self.now;
+        if self.going_down.is_some() || self.allocations.stopped {
+            return;
+        }
+        if self.allocations.backoff_until > now {
+            return;
+        }
+        self.allocations.backoff_until = Time::default();
+        let a = &mut self.allocations;
+        while a.recent_submits.front().is_some_and(|at| now.since(*at) >= Duration::from_secs(60)) {
+            a.recent_submits.pop_front();
+        }
+        let submits_left = self.config.max_submits_per_minute.saturating_sub(a.recent_submits.len() as u32);
+        let limits = Limits { max_pending: self.config.max_pending_allocations, submits_left };
+        let per_allocation = self.config.workers_per_allocation;
+        let open = self.open_allocations();
+        let decision = decide(self.allocations.target, per_allocation, &open, limits);
+        for _ in 0..decision.submit {
+            self.submit_allocation(out);
+        }
+        let missing = needed(self.allocations.target, per_allocation).saturating_sub(open.len() as u32);
+        if missing > decision.submit
+            && submits_left == decision.submit
+            && let Some(first) = self.allocations.recent_submits.front()
+        {
+            self.allocations.backoff_until = first.plus(Duration::from_secs(60));
+        }
+        for id in &decision.cancel {
+            self.give_up_allocation(*id);
+        }
+        if !decision.cancel.is_empty() {
+            out.push(Action::CancelAllocations(decision.cancel));
+        }
+        for id in decision.retire {
+            self.retire_allocation(id, out);
+        }
+    }
+
+    fn open_allocations(&self) -> Vec<Open> {
+        let open = self.allocations.list.iter().filter(|(_, a)| is_open(a) && !a.given_up);
+        open.map(|(id, a)| {
+            let workers = self.workers.of_allocation(*id);
+            let sum = |f: &dyn Fn(&super::workers::Worker) -> usize| {
+                workers.iter().filter_map(|w| self.workers.get(*w)).map(f).sum::<usize>() as u32
+            };
+            let running = a.state == AllocationStateName::Running;
+            Open { id: *id, running, assigned: sum(&|w| w.assigned.len()), held: sum(&|w| w.holds.len()) }
+        })
+        .collect()
+    }
+
+    fn submit_allocation(&mut self, out: &mut Vec<Action>) {
+        let id = AllocationId(self.allocations.next.max(1));
+        self.allocations.next = id.0 + 1;
+        self.allocations.recent_submits.push_back(self.now);
+        let after = self.persist(Record::Intent { allocation: id }, out);
+        self.take_intent(id);
+        out.push(Action::Submit { allocation: id, after });
+    }
+
+    pub(super) fn take_intent(&mut self, id: AllocationId) {
+        self.allocations.set_next(id.0 + 1);
+        let allocation = Allocation {
+            state: AllocationStateName::Submitting,
+            job: String::new(),
+            reason: String::new(),
+            words: String::new(),
+            start_estimate_unix: 0,
+            never: false,
+            nodes: String::new(),
+            submitted: self.now,
+            absent_polls: 0,
+            had_worker: false,
+            given_up: false,
+        };
+        self.allocations.list.insert(id, allocation);
+    }
+
+    fn give_up_allocation(&mut self, id: AllocationId) {
+        if let Some(allocation) = self.allocations.list.get_mut(&id) {
+            allocation.given_up = true;
+        }
+    }
+
+    fn retire_allocation(&mut self, id: AllocationId, out: &mut Vec<Action>) {
+        self.give_up_allocation(id);
+        for index in self.workers.of_allocation(id) {
+            self.workers.set_leaving(index);
+            if let Some(peer) = self.workers.get(index).and_then(|w| w.peer()) {
+                let message = ToWorker::Leave { reason: "scaled down".into(), now: false };
+                out.push(Action::ToWorker { peer, message, after: None });
+            }
+        }
+    }
+
+    /// Cancels given-up allocations whose workers have left.
+    fn finish_retiring(&mut self, out: &mut Vec<Action>) {
+        let done = |id: &AllocationId, a: &Allocation| {
+            a.given_up
+                && a.state == AllocationStateName::Running
+                && self.workers.of_allocation(*id).is_empty()
+        };
+        let done: Vec<_> =
+            self.allocations.list.iter().filter(|(id, a)| done(id, a)).map(|(id, _)| *id).collect();
+        if !done.is_empty() {
+            for id in &done {
+                self.allocations.end(*id, AllocationStateName::Ended);
+            }
+            out.push(Action::CancelAllocations(done));
+        }
+    }
+
+    pub(super) fn on_submitted(&mut self, id: AllocationId, outcome: SubmitOutcome) {
+        let now = self.now;
+        let a = &mut self.allocations;
+        let Some(allocation) = a.list.get_mut(&id) else { return };
+        match outcome {
+            SubmitOutcome::Accepted { job } => {
+                allocation.job = job;
+                if allocation.state == AllocationStateName::Submitting {
+                    allocation.state = AllocationStateName::Pending;
+                }
+                a.trouble.clear();
+            }
+            SubmitOutcome::Refused { words, fatal } => {
+                allocation.reason.clone_from(&words);
+                a.end(id, AllocationStateName::Refused);
+                a.trouble = words;
+                a.stopped |= fatal;
+                a.back_off(now);
+            }
+            SubmitOutcome::Ambiguous { words } => {
+                // It stays open: the next answers of the batch system tell whether it is there.
+                allocation.words.clone_from(&words);
+                a.trouble = words;
+                a.back_off(now);
+            }
+        }
+    }
+
+    pub(super) fn on_polled(&mut self, statuses: Vec<(AllocationId, String, AllocationStatus)>) {
+        self.allocations.trouble =
+            if self.allocations.stopped { self.allocations.trouble.clone() } else { String::new() };
+        for (id, job, status) in statuses {
+            let Some(allocation) = self.allocations.list.get_mut(&id).filter(|a| is_open(a)) else {
+                continue;
+            };
+            if !job.is_empty() {
+                allocation.job = job;
+            }
+            match status {
+                AllocationStatus::Pending { reason, words, start_estimate_unix, never } => {
+                    allocation.absent_polls = 0;
+                    allocation.state = AllocationStateName::Pending;
+                    (allocation.reason, allocation.words) = (reason, words);
+                    (allocation.start_estimate_unix, allocation.never) = (start_estimate_unix, never);
+                }
+                AllocationStatus::Running { nodes, .. } => {
+                    allocation.absent_polls = 0;
+                    allocation.state = AllocationStateName::Running;
+                    (allocation.reason, allocation.words) = (String::new(), String::new());
+                    allocation.nodes = nodes;
+                }
+                AllocationStatus::Ended { words, confirmed } => {
+                    self.on_allocation_ended(id, &words, confirmed)
+                }
+                AllocationStatus::Absent => {
+                    allocation.absent_polls += 1;
+                    let young = self.now.since(allocation.submitted) < self.config.poll_interval * 2;
+                    if allocation.absent_polls >= MAX_ABSENT_POLLS && !young {
+                        self.on_allocation_ended(id, "the batch system knows it no more", false);
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_allocation_ended(&mut self, id: AllocationId, words: &str, confirmed: bool) {
+        let Some(allocation) = self.allocations.list.get_mut(&id) else { return };
+        allocation.reason = words.to_owned();
+        let failed_start = !allocation.had_worker && !allocation.given_up;
+        self.allocations.end(id, AllocationStateName::Ended);
+        if failed_start {
+            self.on_failed_start(words);
+        }
+        if confirmed {
+            let mut ignored = Vec::new();
+            for index in self.workers.of_allocation(id) {
+                if matches!(self.workers.get(index).map(|w| &w.presence), Some(Presence::Lost { .. })) {
+                    self.on_departed(index, &format!("its job ended: {words}"), &mut ignored);
+                }
+            }
+        }
+    }
+
+    fn on_failed_start(&mut self, words: &str) {
+        let now = self.now;
+        let a = &mut self.allocations;
+        a.failed_starts += 1;
+        a.back_off(now);
+        if a.failed_starts >= MAX_FAILED_STARTS {
+            a.stopped = true;
+            a.trouble = format!(
+                "{MAX_FAILED_STARTS} allocations in a row ended without a worker, the last one with: {words}; \
+                 no more are asked for until 'jq scale' or 'jq up' (see 'jq logs')"
+            );
+        }
+    }
+
+    /// A worker of this allocation is there: it runs, whatever the last answer said.
+    pub(super) fn on_worker_started(&mut self, index: WorkerIndex) {
+        let Some(id) = self.workers.get(index).map(|w| w.registration.allocation) else { return };
+        let a = &mut self.allocations;
+        if let Some(allocation) = a.list.get_mut(&id) {
+            allocation.had_worker = true;
+            allocation.absent_polls = 0;
+            if is_open(allocation) {
+                allocation.state = AllocationStateName::Running;
+            }
+            a.failed_starts = 0;
+            a.backoff = Duration::ZERO;
+        }
+    }
+
+    pub(super) fn pending_workers(&self) -> u32 {
+        self.count_workers(|state| {
+            matches!(state, AllocationStateName::Pending | AllocationStateName::Submitting)
+        })
+    }
+
+    pub(super) fn running_workers(&self) -> u32 {
+        self.count_workers(|state| state == AllocationStateName::Running)
+    }
+
+    fn count_workers(&self, which: impl Fn(AllocationStateName) -> bool) -> u32 {
+        let count = self.allocations.list.values().filter(|a| which(a.state) && !a.given_up).count();
+        count as u32 * self.config.workers_per_allocation
+    }
+
+    pub(super) fn allocation_reports(&self) -> Vec<AllocationReport> {
+        let report = |(id, a): (&AllocationId, &Allocation)| AllocationReport {
+            id: *id,
+            job: a.job.clone(),
+            state: a.state,
+            reason: a.reason.clone(),
+            words: a.words.clone(),
+            start_estimate_unix: a.start_estimate_unix,
+            never: a.never && a.state == AllocationStateName::Pending,
+            nodes: a.nodes.clone(),
+            submitted_unix: self.unix_seconds(a.submitted),
+            workers_connected: self.connected_of(*id),
+        };
+        self.allocations.list.iter().map(report).collect()
+    }
+
+    fn connected_of(&self, id: AllocationId) -> u32 {
+        let workers = self.workers.of_allocation(id);
+        workers.iter().filter(|w| self.workers.get(**w).is_some_and(|w| w.peer().is_some())).count() as u32
+    }
+}

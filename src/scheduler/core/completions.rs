@@ -1,0 +1,245 @@
+//! What workers report of executions: each is taken once, from the worker that the task is assigned to.
+
+use super::Core;
+use super::task::TaskState;
+use crate::graph::TaskId;
+use crate::protocol::{
+    Completion, ErrorKind, Execution, Holding, Outcome, PendingOutput, PlaceOutcome, StoredValue, TaskError,
+    WorkerIndex,
+};
+use crate::scheduler::record::Fate;
+
+/// Times that a task's inputs may be out of reach before it fails.
+const MAX_FETCH_FAILURES: u8 = 5;
+/// Weight of the newest duration in a family's mean.
+const DURATION_WEIGHT: f64 = 0.1;
+
+impl Core {
+    /// Whether this is the execution that the task is assigned for, on that worker.
+    pub(super) fn is_current(&self, execution: Execution, worker: WorkerIndex) -> bool {
+        self.state(execution.task) == Some(TaskState::Assigned { worker })
+            && self.execution(execution.task) == Some(execution)
+    }
+
+    /// Takes over an execution of an older epoch that a worker still runs, if the task isn't running elsewhere.
+    pub(super) fn adopt(&mut self, execution: Execution, worker: WorkerIndex) -> bool {
+        let free = matches!(self.state(execution.task), Some(TaskState::Ready | TaskState::Waiting { .. }));
+        if !free || execution.epoch >= self.config.epoch {
+            return false;
+        }
+        self.update(execution.task, |record| {
+            record.epoch = execution.epoch;
+            record.attempt = execution.attempt;
+        });
+        self.set_state(execution.task, TaskState::Assigned { worker });
+        true
+    }
+
+    pub(super) fn on_completion(&mut self, worker: WorkerIndex, completion: Completion) {
+        let Completion { execution, nanos, outcome } = completion;
+        let task = execution.task;
+        // A kernel of an older epoch may end before its worker could tell that it runs.
+        let taken = self.is_current(execution, worker) || self.adopt(execution, worker);
+        if !taken {
+            return self.on_stale(worker, execution, outcome);
+        }
+        if let Some(worker) = self.workers.get_mut(worker) {
+            worker.finished += 1;
+        }
+        let micros = u32::try_from(nanos / 1000).unwrap_or(u32::MAX).max(1);
+        self.update(task, |record| record.micros = micros);
+        match outcome {
+            Outcome::Held { nbytes } => {
+                self.learn_duration(task, micros);
+                self.update(task, |record| record.nbytes = nbytes);
+                self.note_fate(execution, Fate::Held { nbytes, nanos });
+                self.finish(task, TaskState::Held { worker });
+            }
+            Outcome::Command { result, outputs } if outputs.is_empty() => {
+                self.learn_duration(task, micros);
+                self.note_fate(execution, Fate::Stored { result: result.clone(), nanos });
+                self.store_result(task, result);
+                self.finish(task, TaskState::Stored);
+            }
+            Outcome::Command { result, outputs } => {
+                self.learn_duration(task, micros);
+                self.accept_outputs(worker, execution, outputs, result, nanos);
+            }
+            Outcome::Erred { error, result } => self.retry_or_fail(task, error, result),
+            Outcome::InputsMissing(missing) => self.on_inputs_missing(worker, task, &missing),
+            Outcome::Cancelled => self.run_again(task),
+        }
+        self.outbox.acknowledge(worker, execution);
+    }
+
+    fn store_result(&mut self, task: TaskId, result: Box<StoredValue>) {
+        let nbytes = result.buffers.iter().map(|b| b.len() as u64).sum();
+        self.update(task, |record| record.nbytes = nbytes);
+        self.keep_result(task, Some(result));
+    }
+
+    fn accept_outputs(
+        &mut self,
+        worker: WorkerIndex,
+        execution: Execution,
+        outputs: Vec<PendingOutput>,
+        result: Box<StoredValue>,
+        nanos: u64,
+    ) {
+        let task = execution.task;
+        let fate = Fate::Accepted { outputs: outputs.clone(), result: result.clone(), nanos };
+        self.note_fate(execution, fate);
+        self.store_result(task, result);
+        if let Some(graph) = self.graphs.get_mut(&task.graph) {
+            graph.accepted.insert(task.index, outputs.clone());
+        }
+        self.set_state(task, TaskState::Accepted { worker: Some(worker) });
+        self.outbox.place_outputs(worker, execution, outputs);
+    }
+
+    /// Sends accepted outputs without a worker to one that can bring them to their place.
+    pub(super) fn place_outputs(&mut self) {
+        for task in std::mem::take(&mut self.unplaced_outputs) {
+            if self.state(task) != Some(TaskState::Accepted { worker: None }) {
+                continue;
+            }
+            let outputs = self.graphs.get(&task.graph).and_then(|g| g.accepted.get(&task.index)).cloned();
+            match (self.workers.by_load.first(), self.execution(task), outputs) {
+                (Some((_, worker)), Some(execution), Some(outputs)) => {
+                    let worker = *worker;
+                    self.set_state(task, TaskState::Accepted { worker: Some(worker) });
+                    self.outbox.place_outputs(worker, execution, outputs);
+                }
+                _ => self.unplaced_outputs.push(task),
+            }
+        }
+    }
+
+    pub(super) fn on_placed(&mut self, worker: WorkerIndex, execution: Execution, outcome: PlaceOutcome) {
+        let task = execution.task;
+        let current = self.state(task) == Some(TaskState::Accepted { worker: Some(worker) });
+        if !current || self.execution(task) != Some(execution) {
+            return;
+        }
+        if let Some(graph) = self.graphs.get_mut(&task.graph) {
+            graph.accepted.remove(&task.index);
+        }
+        match outcome {
+            PlaceOutcome::Done => {
+                self.note_fate(execution, Fate::Placed);
+                self.finish(task, TaskState::Stored);
+            }
+            PlaceOutcome::Gone(_) if self.runs_at_most_once(task) => {
+                let message = "its output vanished before it was in its place".to_owned();
+                self.fail_for_good(task, TaskError { kind: ErrorKind::OutcomeUnknown, message });
+            }
+            PlaceOutcome::Gone(_) => {
+                self.note_fate(execution, Fate::Revoked);
+                self.run_again(task);
+            }
+            PlaceOutcome::Failed(message) => {
+                self.retry_or_fail(task, TaskError { kind: ErrorKind::Task, message }, None);
+            }
+        }
+    }
+
+    fn runs_at_most_once(&self, task: TaskId) -> bool {
+        let op = self.graphs.get(&task.graph).map(|g| &g.op_entry(task.index).op);
+        matches!(op, Some(crate::graph::Op::Command(spec)) if spec.at_most_once)
+    }
+
+    /// Fails the task beyond any retry.
+    pub(super) fn fail_for_good(&mut self, task: TaskId, error: TaskError) {
+        if let Some(execution) = self.execution(task) {
+            self.note_fate(execution, Fate::Erred { error: error.clone(), result: None });
+        }
+        self.fail(task, error);
+    }
+
+    /// Nobody waits for this execution: what it left behind goes away.
+    fn on_stale(&mut self, worker: WorkerIndex, execution: Execution, outcome: Outcome) {
+        // A repeat of a completion whose outputs this very worker is bringing to their place.
+        let accepted = self.state(execution.task) == Some(TaskState::Accepted { worker: Some(worker) });
+        let repeated = accepted && self.execution(execution.task) == Some(execution);
+        match outcome {
+            Outcome::Command { outputs, .. } if repeated => {
+                self.outbox.place_outputs(worker, execution, outputs)
+            }
+            Outcome::Command { outputs, .. } if self.owns_outputs(execution) => drop(outputs),
+            Outcome::Command { outputs, .. } => self.outbox.discard(worker, outputs),
+            Outcome::Held { nbytes } => self.on_replica(worker, Holding { task: execution.task, nbytes }),
+            _ => {}
+        }
+        self.outbox.acknowledge(worker, execution);
+    }
+
+    /// Whether this execution's outputs were accepted, whoever brings them to their place.
+    fn owns_outputs(&self, execution: Execution) -> bool {
+        let accepted =
+            matches!(self.state(execution.task), Some(TaskState::Accepted { .. } | TaskState::Stored));
+        accepted && self.execution(execution.task) == Some(execution)
+    }
+
+    /// A worker holds a value that it didn't report as the result of an assigned execution.
+    pub(super) fn on_replica(&mut self, worker: WorkerIndex, holding: Holding) {
+        let task = holding.task;
+        let needed = self.record(task).is_some_and(|r| r.needed_by > 0 || r.wanted);
+        match self.state(task) {
+            Some(TaskState::Held { worker: first }) if first == worker => {}
+            Some(TaskState::Held { .. }) if needed => {
+                if let Some(graph) = self.graphs.get_mut(&task.graph) {
+                    let replicas = graph.replicas.entry(task.index).or_default();
+                    if !replicas.contains(&worker) {
+                        replicas.push(worker);
+                    }
+                }
+                self.workers.add_holding(worker, task);
+            }
+            // Its only holder was lost, and comes back before the value is made again.
+            Some(TaskState::Ready | TaskState::Waiting { .. }) if needed && self.was_finished(task) => {
+                self.update(task, |record| record.nbytes = holding.nbytes);
+                self.finish(task, TaskState::Held { worker });
+            }
+            _ => self.outbox.free(worker, task),
+        }
+    }
+
+    /// Whether some execution of it ended well once (its value was lost since).
+    fn was_finished(&self, task: TaskId) -> bool {
+        self.record(task).is_some_and(|r| r.attempt > 0 && r.micros > 0 && self.consumes_values(task))
+    }
+
+    /// Inputs that this worker could get from nobody. Their holders are struck off, so the values are made again;
+    /// a task to which this happens again and again fails, since its workers can't reach each other.
+    fn on_inputs_missing(&mut self, worker: WorkerIndex, task: TaskId, missing: &[TaskId]) {
+        let dependencies = self.dependencies(task);
+        for input in missing.iter().filter(|input| dependencies.contains(input)) {
+            if let Some(TaskState::Held { worker: first }) = self.state(*input) {
+                for holder in self.holders(*input, first) {
+                    self.outbox.free(holder, *input);
+                    self.strike_off(*input, holder);
+                }
+            }
+        }
+        self.update(task, |record| record.fetch_failures = record.fetch_failures.saturating_add(1));
+        if self.record(task).is_some_and(|record| record.fetch_failures > MAX_FETCH_FAILURES) {
+            let name = self.workers.get(worker).map_or(String::new(), |w| w.registration.id.name.clone());
+            let message = format!(
+                "its inputs could not be fetched {MAX_FETCH_FAILURES} times, last by worker {name}: \
+                 can the workers' hosts reach each other?"
+            );
+            self.fail_for_good(task, TaskError { kind: ErrorKind::Task, message });
+        } else {
+            self.run_again(task);
+        }
+    }
+
+    fn learn_duration(&mut self, task: TaskId, micros: u32) {
+        let Some(family) = self.graphs.get(&task.graph).map(|g| g.op_entry(task.index).family) else {
+            return;
+        };
+        let mean = &mut self.families[family as usize].mean_micros;
+        let micros = f64::from(micros.max(1));
+        *mean = if *mean == 0.0 { micros } else { *mean + DURATION_WEIGHT * (micros - *mean) };
+    }
+}

@@ -1,0 +1,274 @@
+//! Graphs in: parts of a stream become records, each exactly once; and out: settled ones are forgotten in time.
+
+use super::task::TaskState;
+use super::{Class, Core, Family, GraphState};
+use crate::graph::{Columns, GraphId, Key, Op, Resources, TaskId};
+use crate::protocol::{Counts, GraphOptions, RefusalKind, Reply, RequestId};
+use crate::scheduler::event::Action;
+use crate::scheduler::record::Record;
+use std::collections::BinaryHeap;
+
+/// Settled graphs that stay known, whatever their size: each costs a few hundred bytes.
+const MAX_SETTLED_GRAPHS: usize = 100_000;
+
+/// What a changing request was answered with: a repeat gets the same.
+pub(super) enum Answered {
+    /// Parts by number: first task and count.
+    Graph {
+        graph: GraphId,
+        parts: Vec<(u32, u32)>,
+    },
+    Cancelled {
+        tasks: u64,
+    },
+    Scaled {
+        workers: u32,
+    },
+}
+
+pub(super) struct Part {
+    pub request: RequestId,
+    pub part: u32,
+    pub last: bool,
+    pub columns: Box<Columns>,
+    pub options: GraphOptions,
+}
+
+pub(super) fn refuse(kind: RefusalKind, reason: impl Into<String>) -> Reply {
+    Reply::Refused { kind, reason: reason.into() }
+}
+
+impl Core {
+    /// A part of a graph from a client: repeated ones get their first answer, others are checked, journalled, taken.
+    pub(super) fn on_submit(&mut self, part: Part, out: &mut Vec<Action>) -> Reply {
+        if let Some(answer) = self.repeated_submit(&part) {
+            return answer;
+        }
+        if self.going_down.is_some() {
+            return refuse(RefusalKind::Unavailable, "the cluster is going down");
+        }
+        let graph = match self.requests.get(&part.request) {
+            Some(Answered::Graph { graph, .. }) => *graph,
+            _ => GraphId(self.next_graph),
+        };
+        if let Err(refusal) = self.check_part(graph, &part) {
+            return refusal;
+        }
+        let Part { request, part, last, columns, options } = part;
+        let record =
+            Record::Part { graph, request, part, last, columns: columns.clone(), options: options.clone() };
+        self.persist(record, out);
+        self.take_part(graph, Part { request, part, last, columns, options })
+    }
+
+    fn repeated_submit(&self, part: &Part) -> Option<Reply> {
+        match self.requests.get(&part.request)? {
+            Answered::Graph { graph, parts } => {
+                let (first, tasks) = *parts.get(part.part as usize)?;
+                Some(Reply::Submitted { graph: *graph, first, tasks })
+            }
+            _ => Some(refuse(RefusalKind::Usage, "this request id was used for something else")),
+        }
+    }
+
+    fn check_part(&self, graph: GraphId, part: &Part) -> Result<(), Reply> {
+        let usage = |reason: String| Err(refuse(RefusalKind::Usage, reason));
+        let (first, ops, externals, edges) = match self.graphs.get(&graph) {
+            Some(g) if g.sealed => return usage(format!("{graph} is complete: no part may follow")),
+            Some(g) if g.parts != part.part => {
+                return usage(format!("part {} is not the next one", part.part));
+            }
+            Some(g) => (g.tasks.len() as u32, g.ops.len() as u32, g.externals_len(), g.edge_count()),
+            None if part.part != 0 => return usage("the first part of this graph never came".into()),
+            None => (0, 0, 0, 0),
+        };
+        if edges + part.columns.deps.len() as u64 >= u64::from(u32::MAX) {
+            return usage("the graph has more than 4294967294 dependencies".into());
+        }
+        if let Err(error) = part.columns.check(first, ops, externals) {
+            return usage(error.to_string());
+        }
+        if let Some(outside) = part.columns.externals.iter().find(|task| self.state(**task).is_none()) {
+            return Err(refuse(RefusalKind::Unknown, format!("there is no task {outside} to depend on")));
+        }
+        for (_, name) in &part.columns.names {
+            match Key::named(name) {
+                Err(error) => return usage(error.to_string()),
+                Ok(_) if self.name_is_taken(name) => {
+                    return usage(format!("there is an unfinished task named '{name}' already"));
+                }
+                Ok(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A name may be used again once the task that has it is settled.
+    fn name_is_taken(&self, name: &str) -> bool {
+        let holder = self.names.get(name).and_then(|task| self.state(*task));
+        holder.is_some_and(|state| !state.is_settled())
+    }
+
+    /// Takes a checked part in. Also the way in of replay.
+    pub(super) fn take_part(&mut self, id: GraphId, part: Part) -> Reply {
+        let Part { request, last, columns, options, .. } = part;
+        self.next_graph = self.next_graph.max(id.0 + 1);
+        self.broken_streams.remove(&id);
+        let ops: Vec<_> = columns.ops.iter().map(|op| self.op_entry(op.clone())).collect();
+        let graph = self.graphs.entry(id).or_insert_with(|| GraphState::new(id, request, options));
+        graph.parts += 1;
+        graph.sealed = last;
+        graph.ops.extend(ops);
+        let first = graph.append(&columns);
+        let tasks = columns.len() as u32;
+        for (index, name) in &columns.names {
+            self.names.insert(name.clone(), TaskId { graph: id, index: *index });
+        }
+        for index in first..first + tasks {
+            self.introduce_task(TaskId { graph: id, index });
+        }
+        let answered =
+            self.requests.entry(request).or_insert(Answered::Graph { graph: id, parts: Vec::new() });
+        if let Answered::Graph { parts, .. } = answered {
+            parts.push((first, tasks));
+        }
+        self.on_graph_progress(id);
+        Reply::Submitted { graph: id, first, tasks }
+    }
+
+    fn introduce_task(&mut self, task: TaskId) {
+        let consumes = self.consumes_values(task);
+        let (mut missing, mut failed, mut gone) = (0, None, Vec::new());
+        for dependency in self.dependencies(task) {
+            if dependency.graph != task.graph
+                && let Some(graph) = self.graphs.get_mut(&dependency.graph)
+            {
+                graph.outside_dependents.entry(dependency.index).or_default().push(task);
+            }
+            if consumes {
+                self.update(dependency, |record| record.needed_by += 1);
+            }
+            match self.state(dependency) {
+                Some(state) if self.input_is_there(task, state) => {}
+                Some(TaskState::Released) => gone.push(dependency),
+                Some(state) if !state.is_settled() => missing += 1,
+                _ => failed = Some(dependency),
+            }
+        }
+        let is_data = matches!(self.graphs[&task.graph].op_entry(task.index).op, Op::Data);
+        if is_data {
+            self.introduce(task, TaskState::Stored);
+            self.on_settled(task);
+            return;
+        }
+        let ready = missing == 0 && gone.is_empty() && failed.is_none();
+        self.introduce(task, if ready { TaskState::Ready } else { TaskState::Waiting { missing } });
+        if let Some(dependency) = failed {
+            let kind = crate::protocol::ErrorKind::Dependency;
+            let name = self.display_name(dependency);
+            self.fail(
+                task,
+                crate::protocol::TaskError { kind, message: format!("{name}, which it depends on, failed") },
+            );
+        } else if !gone.is_empty() {
+            self.run_again(task);
+        }
+    }
+
+    fn op_entry(&mut self, op: Op) -> super::graphs::OpEntry {
+        let (class, family, pure) = (self.class(op.resources()), self.family(op.family()), op.is_pure());
+        super::graphs::OpEntry { op, class, family, pure }
+    }
+
+    fn class(&mut self, resources: Resources) -> u32 {
+        if let Some(index) = self.class_index.get(&resources) {
+            return *index;
+        }
+        let index = self.classes.len() as u32;
+        self.classes.push(Class { resources: resources.clone(), ready: BinaryHeap::new() });
+        self.class_index.insert(resources, index);
+        index
+    }
+
+    fn family(&mut self, name: &str) -> u32 {
+        if let Some(index) = self.family_index.get(name) {
+            return *index;
+        }
+        let index = self.families.len() as u32;
+        let family = Family { name: name.to_owned(), counts: Counts::default(), mean_micros: 0.0 };
+        self.families.push(family);
+        self.family_index.insert(name.to_owned(), index);
+        index
+    }
+
+    /// The client that streams this graph is gone: it has a while to come back.
+    pub(super) fn stream_broke(&mut self, graph: GraphId) {
+        if self.graphs.get(&graph).is_some_and(|g| !g.sealed) {
+            self.broken_streams.insert(graph, self.now.plus(self.config.stream_timeout));
+        }
+    }
+
+    pub(super) fn sweep_streams(&mut self, out: &mut Vec<Action>) {
+        let due: Vec<_> =
+            self.broken_streams.iter().filter(|(_, at)| **at <= self.now).map(|(g, _)| *g).collect();
+        for graph in due {
+            self.broken_streams.remove(&graph);
+            self.persist(Record::Sealed { graph }, out);
+            self.seal(graph);
+        }
+    }
+
+    pub(super) fn seal(&mut self, id: GraphId) {
+        if let Some(graph) = self.graphs.get_mut(&id) {
+            graph.sealed = true;
+        }
+        self.on_graph_progress(id);
+    }
+
+    /// Forgets the oldest settled graphs beyond what is kept; their values are freed.
+    pub(super) fn forget_history(&mut self, out: &mut Vec<Action>) {
+        let full = |core: &Core| {
+            core.settled_tasks > core.config.keep_settled || core.settled_graphs.len() > MAX_SETTLED_GRAPHS
+        };
+        // Each is looked at once: what is still watched or needed goes to the end of the queue.
+        for _ in 0..self.settled_graphs.len().saturating_sub(1) {
+            if !full(self) {
+                return;
+            }
+            let Some(id) = self.settled_graphs.pop_front() else { return };
+            let Some(graph) = self.graphs.get(&id) else { continue };
+            let needed = graph.tasks.iter().any(|record| record.needed_by > 0);
+            if graph.is_settled() && !needed && !self.clients.watches(id) {
+                self.settled_tasks = self.settled_tasks.saturating_sub(graph.tasks.len() as u64);
+                self.persist(Record::Forgotten { graph: id }, out);
+                self.forget(id);
+            } else {
+                self.settled_graphs.push_back(id);
+            }
+        }
+    }
+
+    pub(super) fn forget(&mut self, id: GraphId) {
+        let Some(graph) = self.graphs.get(&id) else { return };
+        let held = |index: &u32| matches!(graph.tasks[*index as usize].state, TaskState::Held { .. });
+        let held: Vec<u32> = (0..graph.tasks.len() as u32).filter(held).collect();
+        for index in held {
+            let task = TaskId { graph: id, index };
+            self.update(task, |record| record.wanted = false);
+            self.release(task);
+        }
+        let Some(graph) = self.graphs.remove(&id) else { return };
+        for record in &graph.tasks {
+            let family = graph.ops[record.op as usize].family as usize;
+            *super::graphs::counter(&mut self.families[family].counts, record.state) -= 1;
+        }
+        for (index, name) in &graph.names {
+            if self.names.get(name) == Some(&TaskId { graph: id, index: *index }) {
+                self.names.remove(name);
+            }
+        }
+        self.requests.remove(&graph.request);
+        self.outbox.forget(id);
+        self.workers.forget_ops(id);
+    }
+}

@@ -1,0 +1,258 @@
+//! The scheduler as a pure state machine: events and a clock value in, actions out.
+//!
+//! The shell feeds what has arrived with [`Core::handle`], then calls [`Core::settle_down`] once: that places what is
+//! ready, scales, and turns everything gathered into one batch of actions.
+
+mod allocations;
+mod check;
+mod clients;
+mod completions;
+mod fast;
+mod graphs;
+mod ingest;
+mod outbox;
+mod placing;
+mod replay;
+mod reports;
+mod states;
+mod task;
+mod workers;
+
+use super::event::{Action, Event, JournalSeq, PeerId, Time};
+use super::record::{Fate, Record};
+use crate::graph::{GraphId, Resources, TaskId};
+use crate::protocol::{Counts, Epoch, Execution, RequestId};
+use allocations::Allocations;
+use clients::Clients;
+use fast::FastMap;
+use graphs::GraphState;
+use outbox::Outbox;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::time::Duration;
+use workers::Workers;
+
+/// What the core is told once.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    pub epoch: Epoch,
+    /// Nanoseconds since 1970 at this process's time 0; only for instants that people see.
+    pub unix_nanos_at_zero: u64,
+    pub heartbeat: Duration,
+    /// Silence after which a worker is lost.
+    pub silence: Duration,
+    /// A worker without a scheduler kills its commands after this long.
+    pub death_timeout: Duration,
+    /// Different workers that a task may lose before it is the suspect.
+    pub max_workers_lost: u8,
+    pub workers_per_allocation: u32,
+    pub max_pending_allocations: u32,
+    pub max_submits_per_minute: u32,
+    /// Time between two questions to the batch system.
+    pub poll_interval: Duration,
+    /// Settled tasks that stay known.
+    pub keep_settled: u64,
+    /// A graph whose stream broke off is sealed after this long.
+    pub stream_timeout: Duration,
+}
+
+impl Default for CoreConfig {
+    fn default() -> Self {
+        CoreConfig {
+            epoch: Epoch(1),
+            unix_nanos_at_zero: 0,
+            heartbeat: Duration::from_secs(10),
+            silence: Duration::from_secs(30),
+            death_timeout: Duration::from_secs(120),
+            max_workers_lost: 3,
+            workers_per_allocation: 1,
+            max_pending_allocations: 100,
+            max_submits_per_minute: 30,
+            poll_interval: Duration::from_secs(30),
+            keep_settled: 2_000_000,
+            stream_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How far beyond `death_timeout` a lost worker's commands are left alone (DESIGN: both clocks are read coarsely).
+const LOST_COMMAND_MARGIN: Duration = Duration::from_secs(30);
+/// After a restart, commands in doubt wait this much beyond `death_timeout`.
+const RECOVERY_MARGIN: Duration = Duration::from_secs(60);
+
+/// Tasks with the same resources share a queue, oldest graph and lowest index first.
+struct Class {
+    resources: Resources,
+    ready: BinaryHeap<Reverse<TaskId>>,
+}
+
+/// Tasks of one operation name, over all graphs.
+struct Family {
+    name: String,
+    counts: Counts,
+    /// Exponentially weighted; 0: nothing known yet.
+    mean_micros: f64,
+}
+
+pub struct Core {
+    config: CoreConfig,
+    now: Time,
+    started: Time,
+    graphs: FastMap<GraphId, GraphState>,
+    next_graph: u32,
+    /// Settled graphs, oldest first, for forgetting.
+    settled_graphs: VecDeque<GraphId>,
+    settled_tasks: u64,
+    /// Graphs whose stream is broken off, and when to give it up.
+    broken_streams: BTreeMap<GraphId, Time>,
+    names: HashMap<String, TaskId>,
+    requests: HashMap<RequestId, ingest::Answered>,
+    families: Vec<Family>,
+    family_index: HashMap<String, u32>,
+    classes: Vec<Class>,
+    class_index: HashMap<Resources, u32>,
+    workers: Workers,
+    clients: Clients,
+    allocations: Allocations,
+    /// Accepted outputs without a worker to bring them to their place.
+    unplaced_outputs: Vec<TaskId>,
+    /// Values that nobody needs once this record is durable.
+    releasable: VecDeque<(JournalSeq, TaskId)>,
+    /// The number that the next record gets.
+    next_seq: JournalSeq,
+    fates: Vec<(Execution, Fate)>,
+    outbox: Outbox,
+    next_sweep: Time,
+    going_down: Option<clients::GoingDown>,
+}
+
+impl Core {
+    pub fn new(config: CoreConfig, now: Time) -> Core {
+        Core {
+            now,
+            started: now,
+            graphs: FastMap::default(),
+            next_graph: 1,
+            settled_graphs: VecDeque::new(),
+            settled_tasks: 0,
+            broken_streams: BTreeMap::new(),
+            names: HashMap::new(),
+            requests: HashMap::new(),
+            families: Vec::new(),
+            family_index: HashMap::new(),
+            classes: Vec::new(),
+            class_index: HashMap::new(),
+            workers: Workers::default(),
+            clients: Clients::default(),
+            allocations: Allocations::default(),
+            unplaced_outputs: Vec::new(),
+            releasable: VecDeque::new(),
+            next_seq: JournalSeq(1),
+            fates: Vec::new(),
+            outbox: Outbox::default(),
+            next_sweep: now,
+            going_down: None,
+            config,
+        }
+    }
+
+    /// Takes one event in. Its consequences come out here or at the next [`Core::settle_down`].
+    pub fn handle(&mut self, now: Time, event: Event, out: &mut Vec<Action>) {
+        self.now = now;
+        match event {
+            Event::FromWorker { peer, message } => self.on_worker_message(peer, message, out),
+            Event::FromClient { peer, message } => self.on_client_message(peer, message, out),
+            Event::PeerLost { peer, reason } => self.on_peer_lost(peer, &reason, out),
+            Event::Durable(seq) => self.on_durable(seq),
+            Event::Submitted { allocation, outcome } => self.on_submitted(allocation, outcome),
+            Event::Polled(statuses) => self.on_polled(statuses),
+            Event::PollFailed { words } => self.allocations.trouble = words,
+            Event::Tick => {}
+        }
+        if self.now >= self.next_sweep {
+            self.sweep(out);
+        }
+    }
+
+    /// Places what is ready, scales, and flushes everything gathered since the last call: one message of a kind a
+    /// peer, the records first.
+    pub fn settle_down(&mut self, now: Time, out: &mut Vec<Action>) {
+        self.now = now;
+        self.place_outputs();
+        self.place(out);
+        self.scale(out);
+        self.flush_fates(out);
+        self.flush_outbox(out);
+        self.tell_clients(out);
+        self.forget_history(out);
+        self.go_down(out);
+    }
+
+    /// When to call again with a tick, if nothing happens before.
+    pub fn deadline(&self) -> Option<Time> {
+        let sweep = (self.workers.any_alive() || !self.broken_streams.is_empty()).then_some(self.next_sweep);
+        [
+            sweep,
+            self.clients.deadline(),
+            self.allocations.deadline(),
+            self.going_down.as_ref().map(|d| d.deadline()),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// What is due by the clock alone: silent workers, commands long in doubt, broken streams.
+    fn sweep(&mut self, out: &mut Vec<Action>) {
+        self.next_sweep = self.now.plus(self.config.heartbeat / 2);
+        self.sweep_workers(out);
+        self.sweep_streams(out);
+    }
+
+    fn on_durable(&mut self, seq: JournalSeq) {
+        while let Some((needed, task)) = self.releasable.front().copied()
+            && needed <= seq
+        {
+            self.releasable.pop_front();
+            self.release(task);
+        }
+    }
+
+    fn unix_seconds(&self, at: Time) -> u64 {
+        (self.config.unix_nanos_at_zero + at.0) / 1_000_000_000
+    }
+
+    /// Notes a fate for the record that this batch will write; returns that record's number.
+    fn note_fate(&mut self, execution: Execution, fate: Fate) -> JournalSeq {
+        self.fates.push((execution, fate));
+        self.next_seq
+    }
+
+    fn flush_fates(&mut self, out: &mut Vec<Action>) {
+        if !self.fates.is_empty() {
+            let fates = std::mem::take(&mut self.fates);
+            self.persist(Record::Fates(fates), out);
+        }
+    }
+
+    /// Hands a record to the journal, after the fates that are gathered: they happened before it.
+    fn persist(&mut self, record: Record, out: &mut Vec<Action>) -> JournalSeq {
+        if !self.fates.is_empty() && !matches!(record, Record::Fates(_)) {
+            self.flush_fates(out);
+        }
+        let seq = self.next_seq;
+        self.next_seq = JournalSeq(seq.0 + 1);
+        out.push(Action::Persist { seq, record });
+        seq
+    }
+
+    /// The last record that exists or is being gathered: what is sent after it, is sent after everything so far.
+    fn everything_so_far(&self) -> Option<JournalSeq> {
+        let last = if self.fates.is_empty() { self.next_seq.0 - 1 } else { self.next_seq.0 };
+        (last > 0).then_some(JournalSeq(last))
+    }
+
+    fn close(&self, peer: PeerId, reason: &str, out: &mut Vec<Action>) {
+        out.push(Action::Close { peer, reason: reason.to_owned() });
+    }
+}

@@ -1,0 +1,142 @@
+//! What one batch has to say to each worker, gathered so that it leaves as one message of a kind.
+
+use super::Core;
+use crate::graph::{GraphId, Op, TaskId};
+use crate::protocol::{Assignment, Execution, PendingOutput, ToWorker, WorkerIndex};
+use crate::scheduler::event::{Action, JournalSeq, PeerId};
+use crate::scheduler::record::Record;
+use std::collections::BTreeMap;
+
+#[derive(Default)]
+pub(super) struct Outbox {
+    letters: BTreeMap<WorkerIndex, Letter>,
+    forgotten: Vec<GraphId>,
+}
+
+#[derive(Default)]
+struct Letter {
+    ops: Vec<(GraphId, u32, Op)>,
+    peers: Vec<(WorkerIndex, Vec<String>)>,
+    /// Kernels may be sent at once.
+    kernels: Vec<Assignment>,
+    /// Commands leave once it is durable that this worker may run them.
+    commands: Vec<Assignment>,
+    place: Vec<(Execution, Vec<PendingOutput>)>,
+    acknowledge: Vec<Execution>,
+    discard: Vec<PendingOutput>,
+    cancel: Vec<Execution>,
+    free: Vec<TaskId>,
+}
+
+impl Outbox {
+    fn letter(&mut self, worker: WorkerIndex) -> &mut Letter {
+        self.letters.entry(worker).or_default()
+    }
+
+    pub fn op(&mut self, worker: WorkerIndex, graph: GraphId, index: u32, op: Op) {
+        self.letter(worker).ops.push((graph, index, op));
+    }
+
+    pub fn peer(&mut self, worker: WorkerIndex, other: WorkerIndex, addresses: Vec<String>) {
+        self.letter(worker).peers.push((other, addresses));
+    }
+
+    pub fn compute(&mut self, worker: WorkerIndex, assignment: Assignment, is_command: bool) {
+        let letter = self.letter(worker);
+        if is_command { &mut letter.commands } else { &mut letter.kernels }.push(assignment);
+    }
+
+    pub fn place_outputs(&mut self, worker: WorkerIndex, execution: Execution, outputs: Vec<PendingOutput>) {
+        self.letter(worker).place.push((execution, outputs));
+    }
+
+    pub fn acknowledge(&mut self, worker: WorkerIndex, execution: Execution) {
+        self.letter(worker).acknowledge.push(execution);
+    }
+
+    pub fn discard(&mut self, worker: WorkerIndex, outputs: Vec<PendingOutput>) {
+        self.letter(worker).discard.extend(outputs);
+    }
+
+    pub fn cancel(&mut self, worker: WorkerIndex, execution: Execution) {
+        self.letter(worker).cancel.push(execution);
+    }
+
+    pub fn free(&mut self, worker: WorkerIndex, task: TaskId) {
+        self.letter(worker).free.push(task);
+    }
+
+    pub fn forget(&mut self, graph: GraphId) {
+        self.forgotten.push(graph);
+    }
+}
+
+impl Core {
+    /// Turns what was gathered into messages. What must not be seen before it is durable waits for the last record.
+    pub(super) fn flush_outbox(&mut self, out: &mut Vec<Action>) {
+        let Outbox { letters, forgotten } = std::mem::take(&mut self.outbox);
+        for (index, letter) in letters {
+            // A worker whose link is gone registers anew, and everything here is then settled again.
+            let Some(peer) = self.workers.get(index).and_then(|w| w.peer()) else { continue };
+            self.flush_letter(index, peer, letter, out);
+        }
+        if !forgotten.is_empty() {
+            let peers: Vec<PeerId> = self.workers.iter().filter_map(|(_, w)| w.peer()).collect();
+            for peer in peers {
+                for graph in &forgotten {
+                    out.push(Action::ToWorker { peer, message: ToWorker::ForgetGraph(*graph), after: None });
+                }
+            }
+        }
+    }
+
+    fn flush_letter(&mut self, index: WorkerIndex, peer: PeerId, letter: Letter, out: &mut Vec<Action>) {
+        let mut send =
+            |message, after: Option<JournalSeq>| out.push(Action::ToWorker { peer, message, after });
+        let so_far = self.everything_so_far();
+        if !letter.free.is_empty() {
+            send(ToWorker::Free(letter.free), None);
+        }
+        for (graph, ops) in by_graph(letter.ops) {
+            send(ToWorker::Ops { graph, ops }, None);
+        }
+        if !letter.peers.is_empty() {
+            send(ToWorker::Peers(letter.peers), None);
+        }
+        if !letter.kernels.is_empty() {
+            send(ToWorker::Compute(letter.kernels), None);
+        }
+        if !letter.acknowledge.is_empty() {
+            send(ToWorker::Acknowledge { executions: letter.acknowledge }, so_far);
+        }
+        for (execution, outputs) in letter.place {
+            send(ToWorker::Place { execution, outputs }, so_far);
+        }
+        if !letter.discard.is_empty() {
+            send(ToWorker::Discard { outputs: letter.discard }, so_far);
+        }
+        if !letter.commands.is_empty() {
+            let Some(worker) = self.workers.get(index).map(|w| w.registration.id.clone()) else { return };
+            let executions = letter.commands.iter().map(|a| a.execution).collect();
+            let seq = self.persist(Record::Assigned { worker, executions }, out);
+            out.push(Action::ToWorker {
+                peer,
+                message: ToWorker::Compute(letter.commands),
+                after: Some(seq),
+            });
+        }
+        if !letter.cancel.is_empty() {
+            // Behind whatever assigned it.
+            let after = self.everything_so_far();
+            out.push(Action::ToWorker { peer, message: ToWorker::Cancel(letter.cancel), after });
+        }
+    }
+}
+
+fn by_graph(ops: Vec<(GraphId, u32, Op)>) -> BTreeMap<GraphId, Vec<(u32, Op)>> {
+    let mut grouped: BTreeMap<GraphId, Vec<(u32, Op)>> = BTreeMap::new();
+    for (graph, index, op) in ops {
+        grouped.entry(graph).or_default().push((index, op));
+    }
+    grouped
+}

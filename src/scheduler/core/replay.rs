@@ -1,0 +1,160 @@
+//! A new epoch's core from the records of the older ones.
+//!
+//! What was running may still run: commands stay with the workers they were assigned to, as lost ones, until those
+//! register and settle it, or the recovery window has passed. Values are where workers say, when they register.
+
+use super::ingest::Part;
+use super::task::TaskState;
+use super::workers::Presence;
+use super::{Core, CoreConfig, RECOVERY_MARGIN};
+use crate::graph::TaskId;
+use crate::protocol::{Execution, Registration, WorkerId, WorkerIndex};
+use crate::scheduler::event::{JournalSeq, Time};
+use crate::scheduler::record::{Fate, Record};
+
+impl Core {
+    /// The core that the records lead to. `last` is the number of the last record.
+    pub fn replay(
+        config: CoreConfig,
+        now: Time,
+        records: impl IntoIterator<Item = Record>,
+        last: JournalSeq,
+    ) -> Core {
+        let mut core = Core::new(config, now);
+        for record in records {
+            core.apply(record);
+        }
+        core.next_seq = JournalSeq(last.0 + 1);
+        core.fates.clear();
+        core.outbox = super::Outbox::default();
+        core.lose_unreported_values();
+        core
+    }
+
+    fn apply(&mut self, record: Record) {
+        match record {
+            Record::Part { graph, request, part, last, columns, options } => {
+                self.take_part(graph, Part { request, part, last, columns, options });
+            }
+            Record::Sealed { graph } => self.seal(graph),
+            Record::Assigned { worker, executions } => self.replay_assigned(worker, &executions),
+            Record::Fates(fates) => {
+                for (execution, fate) in fates {
+                    self.replay_fate(execution, fate);
+                }
+            }
+            Record::Cancelled { request, tasks } => drop(self.take_cancel(request, &tasks)),
+            Record::Target { request, workers } => self.take_target(request, workers),
+            Record::Intent { allocation } => self.take_intent(allocation),
+            Record::Forgotten { graph } => self.forget(graph),
+        }
+    }
+
+    /// The worker as far as the journal knows it: lost, with the whole recovery window before it.
+    fn former_worker(&mut self, id: WorkerId) -> WorkerIndex {
+        if let Some(index) = self.workers.by_id(&id) {
+            return index;
+        }
+        let registration = Registration {
+            id,
+            allocation: crate::protocol::AllocationId(0),
+            host: String::new(),
+            pid: 0,
+            addresses: Vec::new(),
+            cores: 1,
+            memory: 0,
+            named: Vec::new(),
+            deadline_unix: 0,
+            holds: Vec::new(),
+            runs: Vec::new(),
+            completions: Vec::new(),
+        };
+        let settle_at = self.now.plus(self.config.death_timeout + RECOVERY_MARGIN);
+        self.workers
+            .add(registration, Presence::Lost { settle_at, reason: "the scheduler was restarted".into() })
+    }
+
+    fn replay_assigned(&mut self, worker: WorkerId, executions: &[Execution]) {
+        let index = self.former_worker(worker);
+        for execution in executions {
+            if self.state(execution.task).is_some_and(|state| !state.is_settled()) {
+                self.set_execution(*execution);
+                self.set_state(execution.task, TaskState::Assigned { worker: index });
+            }
+        }
+    }
+
+    fn set_execution(&mut self, execution: Execution) {
+        self.update(execution.task, |record| {
+            record.epoch = execution.epoch;
+            record.attempt = execution.attempt;
+        });
+    }
+
+    fn replay_fate(&mut self, execution: Execution, fate: Fate) {
+        let task = execution.task;
+        if self.state(task).is_none_or(|state| state.is_settled()) {
+            return;
+        }
+        self.set_execution(execution);
+        let micros = |nanos: u64| u32::try_from(nanos / 1000).unwrap_or(u32::MAX).max(1);
+        match fate {
+            // Who holds it is not journalled: `lose_unreported_values` and registrations settle it.
+            Fate::Held { nbytes, nanos } => {
+                self.update(task, |record| (record.nbytes, record.micros) = (nbytes, micros(nanos)));
+                self.finish(task, TaskState::Released);
+            }
+            Fate::Stored { result, nanos } => {
+                self.update(task, |record| record.micros = micros(nanos));
+                self.keep_result(task, Some(result));
+                self.finish(task, TaskState::Stored);
+            }
+            Fate::Accepted { outputs, result, nanos } => {
+                self.update(task, |record| record.micros = micros(nanos));
+                self.keep_result(task, Some(result));
+                if let Some(graph) = self.graphs.get_mut(&task.graph) {
+                    graph.accepted.insert(task.index, outputs);
+                }
+                self.set_state(task, TaskState::Accepted { worker: None });
+            }
+            Fate::Placed => {
+                self.forget_accepted(task);
+                self.finish(task, TaskState::Stored);
+            }
+            Fate::Revoked => {
+                self.forget_accepted(task);
+                self.run_again(task);
+            }
+            Fate::Erred { error, result } => {
+                self.keep_result(task, result);
+                self.fail(task, error);
+            }
+            Fate::Retried => {
+                self.update(task, |record| record.retries_used = record.retries_used.saturating_add(1));
+                self.run_again(task);
+            }
+        }
+    }
+
+    fn forget_accepted(&mut self, task: TaskId) {
+        if let Some(graph) = self.graphs.get_mut(&task.graph) {
+            graph.accepted.remove(&task.index);
+        }
+    }
+
+    /// Values that somebody needs and nobody has reported are made again, unless their holder comes back first.
+    fn lose_unreported_values(&mut self) {
+        let released = |g: &super::GraphState| {
+            let gone = |index: &u32| {
+                let record = &g.tasks[*index as usize];
+                record.state == TaskState::Released && (record.needed_by > 0 || record.wanted)
+            };
+            (0..g.tasks.len() as u32).filter(gone).map(|index| g.task_id(index)).collect::<Vec<_>>()
+        };
+        let mut lost: Vec<TaskId> = self.graphs.values().flat_map(released).collect();
+        lost.sort_unstable();
+        for task in lost {
+            self.lose_value(task);
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! The worker as a pure state machine: what it was told to run, what it waits for, what runs, what it holds, and
+//! what its scheduler hasn't acknowledged yet.
+//!
+//! One worker core serves three hosts: threads in this process, workers of the embedded queue, workers in batch
+//! allocations.
+
+mod check;
+mod tasks;
+
+use crate::graph::{GraphId, Op, Resources, TaskId};
+use crate::protocol::{
+    Assignment, Completion, Epoch, Execution, FromWorker, Holding, Outcome, PendingOutput, PlaceOutcome,
+    Registration, StoredValue, ToWorker, WorkerIndex,
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tasks::Task;
+
+/// Nanoseconds on this process's monotonic clock.
+pub type Nanos = u64;
+
+/// How long a leaving worker waits for the acknowledgement of what it finished.
+const GOODBYE_GRACE: Duration = Duration::from_secs(10);
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// A link to a scheduler is there (a new one: nothing of an older one counts any more).
+    Connected,
+    Disconnected,
+    FromScheduler(ToWorker),
+    Fetched {
+        task: TaskId,
+        nbytes: u64,
+    },
+    FetchFailed {
+        task: TaskId,
+    },
+    /// An execution ended. A held value is in the store already.
+    Ended {
+        execution: Execution,
+        nanos: u64,
+        outcome: Outcome,
+    },
+    Placed {
+        execution: Execution,
+        outcome: PlaceOutcome,
+    },
+    /// A value that can't be read back from the store.
+    ValueLost {
+        task: TaskId,
+    },
+    /// This process was asked to end (a signal, its walltime).
+    AskedToLeave {
+        reason: String,
+    },
+    Tick,
+}
+
+/// An input of a task that can start.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Input {
+    /// In the store.
+    Held(TaskId),
+    Inline(Box<StoredValue>),
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Action {
+    Send(FromWorker),
+    /// Send a heartbeat with the memory in use.
+    Heartbeat {
+        running: u32,
+    },
+    /// Get a value from one of these, in that order.
+    Fetch {
+        task: TaskId,
+        from: Vec<Vec<String>>,
+    },
+    Run {
+        execution: Execution,
+        op: Arc<Op>,
+        args: Vec<u8>,
+        name: Option<String>,
+        inputs: Vec<Input>,
+    },
+    Kill(Execution),
+    /// Remove from the store.
+    Free(TaskId),
+    Place {
+        execution: Execution,
+        outputs: Vec<PendingOutput>,
+    },
+    Discard(Vec<PendingOutput>),
+    /// Close the link to the scheduler and look for one anew.
+    Reconnect {
+        reason: String,
+    },
+    /// End this process.
+    Exit {
+        reason: String,
+        clean: bool,
+    },
+}
+
+/// Everything a worker says of itself but what it holds and runs.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// `holds`, `runs` and `completions` are filled in at each registration.
+    pub registration: Registration,
+    pub death_timeout: Duration,
+}
+
+pub struct Core {
+    config: WorkerConfig,
+    now: Nanos,
+    epoch: Epoch,
+    connected: bool,
+    welcomed: bool,
+    heartbeat: Duration,
+    next_heartbeat: Nanos,
+    /// Last sign of life of a scheduler.
+    last_contact: Nanos,
+    tasks: BTreeMap<Execution, Task>,
+    /// Executions that can start, by priority.
+    runnable: BTreeSet<(u64, Execution)>,
+    free: Free,
+    held: BTreeMap<TaskId, u64>,
+    /// Who waits for a value that is being fetched.
+    fetching: BTreeMap<TaskId, BTreeSet<Execution>>,
+    ops: HashMap<(GraphId, u32), Arc<Op>>,
+    peers: HashMap<WorkerIndex, Vec<String>>,
+    index: Option<WorkerIndex>,
+    unacknowledged: BTreeMap<Execution, Completion>,
+    /// Not yet sent.
+    finished: Vec<Completion>,
+    replicas: Vec<Holding>,
+    leaving: Option<Leaving>,
+    exited: bool,
+}
+
+struct Leaving {
+    reason: String,
+    /// Set once nothing runs: then only acknowledgements are waited for.
+    goodbye_by: Option<Nanos>,
+}
+
+/// What isn't taken by running tasks.
+struct Free {
+    cores: u32,
+    memory: u64,
+    memory_limited: bool,
+    named: BTreeMap<String, u32>,
+}
+
+impl Free {
+    fn new(registration: &Registration) -> Free {
+        Free {
+            cores: registration.cores,
+            memory: registration.memory,
+            memory_limited: registration.memory > 0,
+            named: registration.named.iter().cloned().collect(),
+        }
+    }
+
+    fn take(&mut self, needs: &Resources) -> bool {
+        let named = |(name, count): &(String, u32)| self.named.get(name).copied().unwrap_or(0) >= *count;
+        let memory = !self.memory_limited || self.memory >= needs.memory;
+        if self.cores < needs.cores || !memory || !needs.named.iter().all(named) {
+            return false;
+        }
+        self.cores -= needs.cores;
+        if self.memory_limited {
+            self.memory -= needs.memory;
+        }
+        for (name, count) in &needs.named {
+            if let Some(free) = self.named.get_mut(name) {
+                *free -= count;
+            }
+        }
+        true
+    }
+
+    fn give_back(&mut self, needs: &Resources) {
+        self.cores += needs.cores;
+        if self.memory_limited {
+            self.memory += needs.memory;
+        }
+        for (name, count) in &needs.named {
+            *self.named.entry(name.clone()).or_default() += count;
+        }
+    }
+}
+
+impl Core {
+    pub fn new(config: WorkerConfig, now: Nanos) -> Core {
+        let free = Free::new(&config.registration);
+        Core {
+            now,
+            epoch: Epoch::default(),
+            connected: false,
+            welcomed: false,
+            heartbeat: Duration::from_secs(10),
+            next_heartbeat: now,
+            last_contact: now,
+            tasks: BTreeMap::new(),
+            runnable: BTreeSet::new(),
+            free,
+            held: BTreeMap::new(),
+            fetching: BTreeMap::new(),
+            ops: HashMap::new(),
+            peers: HashMap::new(),
+            index: None,
+            unacknowledged: BTreeMap::new(),
+            finished: Vec::new(),
+            replicas: Vec::new(),
+            leaving: None,
+            exited: false,
+            config,
+        }
+    }
+
+    pub fn handle(&mut self, now: Nanos, event: Event, out: &mut Vec<Action>) {
+        self.now = now;
+        match event {
+            Event::Connected => self.on_connected(out),
+            Event::Disconnected => (self.connected, self.welcomed) = (false, false),
+            Event::FromScheduler(message) => self.on_scheduler_message(message, out),
+            Event::Fetched { task, nbytes } => self.on_fetched(task, nbytes),
+            Event::FetchFailed { task } => self.on_fetch_failed(task, out),
+            Event::Ended { execution, nanos, outcome } => self.on_ended(execution, nanos, outcome, out),
+            Event::Placed { execution, outcome } => {
+                out.push(Action::Send(FromWorker::Placed { execution, outcome }));
+            }
+            Event::ValueLost { task } => drop(self.held.remove(&task)),
+            Event::AskedToLeave { reason } => self.leave(reason),
+            Event::Tick => {}
+        }
+    }
+
+    /// Starts what can start, reports what ended, and does what is due. Call it after the events that have arrived.
+    pub fn settle_down(&mut self, now: Nanos, out: &mut Vec<Action>) {
+        self.now = now;
+        self.start_runnable(out);
+        if self.welcomed {
+            if !self.replicas.is_empty() {
+                out.push(Action::Send(FromWorker::Replicas(std::mem::take(&mut self.replicas))));
+            }
+            if !self.finished.is_empty() {
+                out.push(Action::Send(FromWorker::Finished(std::mem::take(&mut self.finished))));
+            }
+            if now >= self.next_heartbeat {
+                self.next_heartbeat = now + self.heartbeat.as_nanos() as Nanos;
+                out.push(Action::Heartbeat { running: self.running() });
+            }
+        }
+        self.watch_contact(out);
+        self.finish_leaving(out);
+    }
+
+    /// When to call again with a tick, if nothing happens before.
+    pub fn deadline(&self) -> Option<Nanos> {
+        if self.exited {
+            return None;
+        }
+        let heartbeat = self.welcomed.then_some(self.next_heartbeat);
+        let goodbye = self.leaving.as_ref().and_then(|leaving| leaving.goodbye_by);
+        [heartbeat, goodbye, Some(self.death())].into_iter().flatten().min()
+    }
+
+    /// When this worker gives its scheduler up.
+    fn death(&self) -> Nanos {
+        self.last_contact + self.config.death_timeout.as_nanos() as Nanos
+    }
+
+    fn on_connected(&mut self, out: &mut Vec<Action>) {
+        (self.connected, self.welcomed) = (true, false);
+        // What was on its way over the old link counts as never sent; the tables are sent anew.
+        self.finished.clear();
+        self.replicas.clear();
+        self.peers.clear();
+        let mut registration = self.config.registration.clone();
+        registration.holds =
+            self.held.iter().map(|(task, nbytes)| Holding { task: *task, nbytes: *nbytes }).collect();
+        registration.runs = self.tasks.iter().filter(|(_, t)| !t.cancelled).map(|(e, _)| *e).collect();
+        registration.completions = self.unacknowledged.values().cloned().collect();
+        out.push(Action::Send(FromWorker::Register(Box::new(registration))));
+    }
+
+    fn on_scheduler_message(&mut self, message: ToWorker, out: &mut Vec<Action>) {
+        self.last_contact = self.now;
+        match message {
+            ToWorker::Welcome { epoch, index, heartbeat_ms } => {
+                self.welcomed = true;
+                self.epoch = epoch;
+                self.index = Some(index);
+                self.heartbeat = Duration::from_millis(heartbeat_ms.max(1));
+                self.next_heartbeat = self.now + self.heartbeat.as_nanos() as Nanos;
+            }
+            ToWorker::Refused { reason } => {
+                self.kill_everything(out);
+                self.exit(format!("the scheduler refused this worker: {reason}"), true, out);
+            }
+            ToWorker::HeartbeatAnswer => {}
+            ToWorker::Ops { graph, ops } => {
+                self.ops.extend(ops.into_iter().map(|(index, op)| ((graph, index), Arc::new(op))));
+            }
+            ToWorker::Peers(peers) => self.peers.extend(peers),
+            ToWorker::Compute(assignments) => {
+                for assignment in assignments {
+                    self.on_assignment(assignment, out);
+                }
+            }
+            ToWorker::Place { execution, outputs } => out.push(Action::Place { execution, outputs }),
+            ToWorker::Acknowledge { executions } => {
+                for execution in executions {
+                    self.unacknowledged.remove(&execution);
+                }
+            }
+            ToWorker::Discard { outputs } => out.push(Action::Discard(outputs)),
+            ToWorker::Cancel(executions) => {
+                for execution in executions {
+                    self.cancel(execution, out);
+                }
+            }
+            ToWorker::Free(tasks) => {
+                for task in tasks {
+                    self.free_value(task, out);
+                }
+            }
+            ToWorker::ForgetGraph(graph) => self.ops.retain(|(of, _), _| *of != graph),
+            ToWorker::Leave { reason, now } => {
+                if now {
+                    self.kill_everything(out);
+                }
+                self.leave(reason);
+            }
+        }
+    }
+
+    /// No scheduler for too long: another one may run these commands again, so they end here.
+    fn watch_contact(&mut self, out: &mut Vec<Action>) {
+        if !self.exited && self.now >= self.death() {
+            self.kill_everything(out);
+            let timeout = self.config.death_timeout.as_secs();
+            self.exit(format!("no scheduler for {timeout} s"), false, out);
+        }
+    }
+
+    fn leave(&mut self, reason: String) {
+        if self.leaving.is_none() {
+            self.leaving = Some(Leaving { reason, goodbye_by: None });
+            // What hasn't started goes back to be run elsewhere.
+            let waiting: Vec<Execution> =
+                self.tasks.iter().filter(|(_, t)| !t.running).map(|(e, _)| *e).collect();
+            for execution in waiting {
+                self.drop_task(execution);
+                self.complete(execution, 0, Outcome::Cancelled);
+            }
+        }
+    }
+
+    fn finish_leaving(&mut self, out: &mut Vec<Action>) {
+        let Some(leaving) = &mut self.leaving else { return };
+        if self.exited || !self.tasks.is_empty() {
+            return;
+        }
+        let by = *leaving.goodbye_by.get_or_insert(self.now + GOODBYE_GRACE.as_nanos() as Nanos);
+        let acknowledged = self.unacknowledged.is_empty() || !self.connected;
+        if acknowledged || self.now >= by {
+            let reason = leaving.reason.clone();
+            out.push(Action::Send(FromWorker::Goodbye { reason: reason.clone() }));
+            self.exit(reason, true, out);
+        }
+    }
+
+    fn exit(&mut self, reason: String, clean: bool, out: &mut Vec<Action>) {
+        if !self.exited {
+            self.exited = true;
+            out.push(Action::Exit { reason, clean });
+        }
+    }
+
+    fn complete(&mut self, execution: Execution, nanos: u64, outcome: Outcome) {
+        let completion = Completion { execution, nanos, outcome };
+        self.unacknowledged.insert(execution, completion.clone());
+        self.finished.push(completion);
+    }
+
+    fn running(&self) -> u32 {
+        self.tasks.values().filter(|task| task.running).count() as u32
+    }
+}
