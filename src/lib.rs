@@ -3,7 +3,10 @@
 pub mod batch;
 pub mod format;
 pub mod graph;
+pub mod journal;
 pub mod kernels;
+pub mod net;
+pub mod state;
 
 /// The program.
 pub fn main() -> std::process::ExitCode {
