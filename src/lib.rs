@@ -3,10 +3,13 @@
 pub mod batch;
 pub mod format;
 pub mod graph;
+pub mod journal;
 pub mod kernels;
 pub mod protocol;
 pub mod scheduler;
 pub mod worker;
+pub mod net;
+pub mod state;
 
 /// The program.
 pub fn main() -> std::process::ExitCode {

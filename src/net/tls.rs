@@ -1,0 +1,292 @@
+//! Making and accepting links: TLS 1.3 in both directions with the cluster's own identity, or plain TCP where
+//! somebody insists.
+//!
+//! Both sides show a leaf that the cluster's authority has signed. Who connects says which role it expects to meet,
+//! and the name in the peer's leaf must be that role's in this cluster; who accepts reads the role out of the peer's
+//! leaf and decides what it may do. In TLS 1.3 the connecting side is done before the accepting side has checked it:
+//! a refusal shows at the first read.
+
+use super::frame::Limits;
+use super::link::{Link, Peer, Stream, tune};
+use super::pool::Pool;
+use crate::state::{ClusterId, Identity, Role};
+use rustls::client::{Resumption, verify_server_name};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+/// How long an address is tried before the next one is tried beside it. The likeliest come first, and a packet
+/// crosses any cluster in a fraction of this.
+const STAGGER: Duration = Duration::from_millis(300);
+/// Most addresses that are tried: a contact file names one or two for each interface of a host.
+const MAX_ADDRESSES: usize = 32;
+
+/// How this process makes and accepts links: its identity, and its receive buffers. Cheap to clone; make one a
+/// process, so that all links share the buffers.
+#[derive(Clone)]
+pub struct Transport {
+    tls: Option<Arc<Tls>>,
+    pool: Pool,
+}
+
+struct Tls {
+    cluster_id: ClusterId,
+    role: Role,
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+/// The identity can't be used for TLS: the certificate or the key is damaged, or they don't belong together.
+#[derive(Debug, thiserror::Error)]
+#[error("the identity of {role} of cluster {cluster_id} can't be used: {reason}")]
+pub struct BadIdentity {
+    role: Role,
+    cluster_id: ClusterId,
+    reason: String,
+}
+
+/// Why an incoming connection was not accepted. None of these concerns anyone but that peer.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    #[error("no handshake with {peer} within {seconds} s", seconds = .timeout.as_secs_f64())]
+    TimedOut { peer: SocketAddr, timeout: Duration },
+    #[error("the handshake with {peer} failed: {source}")]
+    Handshake { peer: SocketAddr, source: io::Error },
+    #[error("{peer} shows a certificate of no role that this cluster knows")]
+    NoRole { peer: SocketAddr },
+    #[error("a connection broke before its handshake: {0}")]
+    Broken(#[from] io::Error),
+}
+
+/// Why no address led to the peer, one reason an address.
+#[derive(Debug)]
+pub struct ConnectError {
+    pub expected: Role,
+    /// Addresses in the order given, with what happened there.
+    pub failures: Vec<(String, String)>,
+}
+
+impl Transport {
+    /// TLS with an identity.
+    ///
+    /// # Errors
+    /// The identity can't be used.
+    pub fn tls(identity: &Identity) -> Result<Self, BadIdentity> {
+        let bad =
+            |reason: String| BadIdentity { role: identity.role(), cluster_id: identity.cluster_id(), reason };
+        let tls = Tls {
+            cluster_id: identity.cluster_id(),
+            role: identity.role(),
+            server: Arc::new(server_config(identity).map_err(bad)?),
+            client: Arc::new(client_config(identity).map_err(bad)?),
+        };
+        Ok(Self { tls: Some(Arc::new(tls)), pool: Pool::default() })
+    }
+
+    /// Plain TCP: no secrecy, and anyone may connect. For measurement on a machine of one's own.
+    #[must_use]
+    pub fn insecure() -> Self {
+        Self { tls: None, pool: Pool::default() }
+    }
+
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Completes an incoming connection within `timeout`. The caller must check [`Link::peer`]'s role.
+    ///
+    /// # Errors
+    /// The peer is too slow, isn't of this cluster, or doesn't speak TLS.
+    pub async fn accept(&self, stream: TcpStream, timeout: Duration) -> Result<Link, AcceptError> {
+        tune(&stream)?;
+        let address = canonical(stream.peer_addr()?);
+        let limits = Limits::default();
+        let Some(tls) = &self.tls else {
+            let peer = Peer { address, role: None };
+            return Ok(Link::new(Stream::Plain(stream), peer, limits, self.pool.clone()));
+        };
+        let handshake = TlsAcceptor::from(tls.server.clone()).accept(stream);
+        let stream = match tokio::time::timeout(timeout, handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(source)) => return Err(AcceptError::Handshake { peer: address, source }),
+            Err(_) => return Err(AcceptError::TimedOut { peer: address, timeout }),
+        };
+        let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let role = leaf.and_then(|leaf| role_of(leaf, tls.cluster_id));
+        let role = role.ok_or(AcceptError::NoRole { peer: address })?;
+        let peer = Peer { address, role: Some(role) };
+        let stream = Stream::Tls(Box::new(TlsStream::Server(stream)));
+        Ok(Link::new(stream, peer, limits, self.pool.clone()))
+    }
+
+    /// Connects to the first of `addresses` (`host:port`) where a peer of this cluster and of the role `expect`
+    /// answers, within `timeout` for all. They are tried in order; a slow one doesn't hold up the next. Without TLS
+    /// nothing tells whether it is the right peer: the protocol's hello must.
+    ///
+    /// # Errors
+    /// No address led to such a peer; says why for each.
+    pub async fn connect(
+        &self,
+        addresses: &[String],
+        expect: Role,
+        timeout: Duration,
+    ) -> Result<Link, ConnectError> {
+        let deadline = Instant::now() + timeout;
+        let addresses = &addresses[..addresses.len().min(MAX_ADDRESSES)];
+        let mut failures = vec![None; addresses.len()];
+        let mut attempts = JoinSet::new();
+        let mut untried = addresses.iter().enumerate();
+        loop {
+            let next = untried.next();
+            if let Some((index, address)) = next {
+                let (transport, address) = (self.clone(), address.clone());
+                attempts.spawn(async move { (index, transport.attempt(&address, expect, deadline).await) });
+            }
+            // The last one has all the time that is left; its attempt itself ends at the deadline.
+            let patience = next.map(|_| Instant::now() + STAGGER).filter(|_| untried.len() > 0);
+            let finished = match patience {
+                Some(until) => match timeout_at(until, attempts.join_next()).await {
+                    Ok(finished) => finished,
+                    Err(_) => continue,
+                },
+                None => attempts.join_next().await,
+            };
+            match finished {
+                Some(Ok((_, Ok(link)))) => return Ok(link),
+                Some(Ok((index, Err(reason)))) => failures[index] = Some(reason),
+                // Attempts neither panic nor are cancelled but by the end of this call.
+                Some(Err(_)) => {}
+                None if untried.len() == 0 => break,
+                None => {}
+            }
+        }
+        let told = addresses.iter().zip(failures);
+        let told = told.map(|(address, reason)| (address.clone(), reason.unwrap_or_else(|| "failed".into())));
+        Err(ConnectError { expected: expect, failures: told.collect() })
+    }
+
+    /// One address, which may be a name with several.
+    async fn attempt(&self, address: &str, expect: Role, deadline: Instant) -> Result<Link, String> {
+        let work = async {
+            let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+            tune(&stream).map_err(|error| error.to_string())?;
+            let remote = canonical(stream.peer_addr().map_err(|error| error.to_string())?);
+            let limits = Limits::AUTHENTICATED;
+            let Some(tls) = &self.tls else {
+                let peer = Peer { address: remote, role: None };
+                return Ok(Link::new(Stream::Plain(stream), peer, limits, self.pool.clone()));
+            };
+            let name = ServerName::try_from(expect.server_name(tls.cluster_id))
+                .map_err(|error| error.to_string())?;
+            let stream = TlsConnector::from(tls.client.clone()).connect(name, stream).await;
+            let stream = stream.map_err(|error| not_the_peer(&error, expect))?;
+            let peer = Peer { address: remote, role: Some(expect) };
+            let stream = Stream::Tls(Box::new(TlsStream::Client(stream)));
+            Ok(Link::new(stream, peer, limits, self.pool.clone()))
+        };
+        tokio::select! {
+            outcome = work => outcome,
+            () = sleep_until(deadline) => Err("timed out".to_owned()),
+        }
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.tls {
+            Some(tls) => write!(f, "Transport(tls, {} of {})", tls.role, tls.cluster_id),
+            None => f.write_str("Transport(insecure)"),
+        }
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "can't reach the {}", self.expected)?;
+        if self.failures.is_empty() {
+            return f.write_str(": no address of it is known");
+        }
+        for (index, (address, reason)) in self.failures.iter().enumerate() {
+            write!(f, "{} {address}: {reason}", if index == 0 { " at" } else { ";" })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+/// The role that a leaf gives its holder in this cluster, if any.
+fn role_of(leaf: &CertificateDer<'_>, cluster_id: ClusterId) -> Option<Role> {
+    let leaf = ParsedCertificate::try_from(leaf).ok()?;
+    Role::ALL.into_iter().find(|role| {
+        ServerName::try_from(role.server_name(cluster_id))
+            .is_ok_and(|name| verify_server_name(&leaf, &name).is_ok())
+    })
+}
+
+/// No default of the process is asked for or changed.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn roots(identity: &Identity) -> Result<Arc<RootCertStore>, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add(identity.ca().clone()).map_err(|error| error.to_string())?;
+    Ok(Arc::new(roots))
+}
+
+fn server_config(identity: &Identity) -> Result<ServerConfig, String> {
+    let text = |error: rustls::Error| error.to_string();
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(identity)?, provider())
+        .build()
+        .map_err(|error| error.to_string())?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(text)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![identity.leaf().clone()], identity.key())
+        .map_err(text)?;
+    // A handshake costs a quarter of a millisecond, and links last for days: nothing is worth resuming.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+fn client_config(identity: &Identity) -> Result<ClientConfig, String> {
+    let text = |error: rustls::Error| error.to_string();
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(text)?
+        .with_root_certificates(roots(identity)?)
+        .with_client_auth_cert(vec![identity.leaf().clone()], identity.key())
+        .map_err(text)?;
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+fn not_the_peer(error: &io::Error, expect: Role) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            format!("what answers there isn't this cluster's {expect} ({error})")
+        }
+        _ if error.kind() == io::ErrorKind::UnexpectedEof => "the connection was closed at once".to_owned(),
+        _ => format!("no TLS handshake: {error}"),
+    }
+}
+
+/// An IPv4 peer of a socket that serves both families, as IPv4.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

@@ -1,0 +1,84 @@
+//! The state directory: everything about a cluster that outlives its scheduler. One place writes it.
+//!
+//! `dir` knows the layout and writes atomically, `identity` holds the cluster's keys, `epoch` decides by `link(2)`
+//! who may act, `lease` says whether the holder still breathes, and `intent` remembers every submit before it is
+//! made. Nothing here locks: file locks fail on NFS and Lustre in ways that can't be seen.
+
+pub mod dir;
+pub mod epoch;
+pub mod files;
+pub mod identity;
+pub mod intent;
+pub mod lease;
+
+pub use dir::{ClusterFile, Contact, StateDir};
+pub use epoch::{Epoch, Fence, FenceState};
+pub use identity::{ClusterId, Identity, Role};
+pub use intent::{Intent, Intents, Outcome};
+pub use lease::{Holder, Lease, LeaseWatch, Liveness};
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why the state directory couldn't be used. Every message names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("can't {action} {}: {source}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("can't {action} {}: the file system is read-only; set state_dir to a directory that can be written", path.display())]
+    ReadOnly { action: &'static str, path: PathBuf },
+    #[error("can't {action} {}: no space or quota left; free some (jq clean), or set state_dir elsewhere", path.display())]
+    Full { action: &'static str, path: PathBuf },
+    #[error("can't {action} {}: permission denied", path.display())]
+    Denied { action: &'static str, path: PathBuf },
+    #[error("no cluster '{name}' in {}; jq ls lists those there are, jq up starts one", root.display())]
+    NoSuchCluster { name: String, root: PathBuf },
+    #[error(
+        "'{0}' can't name a cluster: use 1 to {max} letters, digits, - _ and ., starting with a letter or a digit",
+        max = dir::MAX_NAME_BYTES
+    )]
+    BadName(String),
+    #[error("{} isn't a directory", path.display())]
+    NotADirectory { path: PathBuf },
+    #[error("{} belongs to user {owner}, not to you ({expected}); jobq won't trust what is in it", path.display())]
+    WrongOwner { path: PathBuf, owner: u32, expected: u32 },
+    #[error(
+        "{} has mode {mode:04o}, so others could {danger} it; run: chmod {wanted:04o} {}",
+        path.display(),
+        path.display()
+    )]
+    WrongMode { path: PathBuf, mode: u32, wanted: u32, danger: &'static str },
+    #[error("{} is damaged or not ours: {reason}", path.display())]
+    Malformed { path: PathBuf, reason: String },
+    #[error("epoch {mine} is over: {}", by.map_or_else(|| "its fence has fallen".to_owned(), |by| format!("epoch {by} has been claimed")))]
+    Superseded { mine: u32, by: Option<u32> },
+    #[error("another process claimed epoch {epoch} first; look again whether its lease is alive")]
+    LostClaim { epoch: u32 },
+    #[error("can't make keys or certificates for {}: {reason}", path.display())]
+    Certificate { path: PathBuf, reason: String },
+}
+
+impl StateError {
+    /// An IO error with what was tried, sorted by what its reader can do about it.
+    pub fn io(action: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
+        let path = path.as_ref().to_owned();
+        match source.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { action, path },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { action, path },
+            io::ErrorKind::PermissionDenied => Self::Denied { action, path },
+            _ => Self::Io { action, path, source },
+        }
+    }
+
+    /// Whether rights are missing (exit code 77), rather than the directory being unusable (78).
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        matches!(self, Self::Denied { .. } | Self::WrongOwner { .. } | Self::WrongMode { .. })
+    }
+
+    /// Whether this process has been superseded and must stop having effects.
+    #[must_use]
+    pub fn is_superseded(&self) -> bool {
+        matches!(self, Self::Superseded { .. } | Self::LostClaim { .. })
+    }
+}
