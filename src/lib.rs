@@ -4,6 +4,7 @@ pub mod batch;
 pub mod format;
 pub mod graph;
 pub mod kernels;
+pub mod worker;
 
 /// The program.
 pub fn main() -> std::process::ExitCode {
