@@ -1,6 +1,8 @@
 //! `jobq` turns a batch queue into a living cluster for lazy task graphs.
 
 pub mod batch;
+pub mod cli;
+pub mod config;
 pub mod format;
 pub mod graph;
 pub mod journal;
@@ -13,5 +15,5 @@ pub mod state;
 
 /// The program.
 pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    cli::main()
 }

@@ -1,0 +1,35 @@
+//! `jq help [VERB]`.
+
+use super::exit::{CliError, Exit};
+use super::{Context, VERBS, command};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The verb to explain
+    #[arg(value_name = "VERB")]
+    topic: Option<String>,
+}
+
+pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
+    let Some(topic) = args.topic else { return Ok(print_overview(context.program)) };
+    let mut program = command(context.program);
+    program.build();
+    match program.find_subcommand_mut(&topic) {
+        Some(verb) => {
+            context.out.bytes(verb.render_long_help().to_string().as_bytes())?;
+            Ok(Exit::Ok)
+        }
+        None => {
+            let nearest = crate::config::nearest_word(&topic, VERBS.iter().copied()).unwrap_or_default();
+            Err(CliError::usage(format!("there is no verb `{topic}`; the nearest is `{nearest}`"))
+                .hint(format!("`{} help` lists the verbs", context.program)))
+        }
+    }
+}
+
+/// The list of verbs, on stdout.
+pub(super) fn print_overview(program: &'static str) -> Exit {
+    // A reader that has gone away has seen enough.
+    let _ = command(program).print_long_help();
+    Exit::Ok
+}

@@ -1,0 +1,139 @@
+//! The command line: one file a verb with its `Args` and its `run`. This file is the table of contents.
+//!
+//! A new verb is a file and a line in [`verbs`]: that line makes it parse, run, appear in `jq help`, and be ours
+//! when it is typed after `jq`. Verbs that scripts start and people don't type carry `#[command(hide = true)]`.
+
+pub mod arguments;
+mod config;
+mod context;
+pub mod environment;
+mod exit;
+mod help;
+mod output;
+mod passthrough;
+mod queues;
+pub mod task_flags;
+pub mod up_flags;
+mod version;
+pub mod workers;
+
+pub mod compute;
+pub mod example_data;
+pub mod map;
+pub mod open;
+pub mod script;
+pub mod submit;
+pub mod up;
+
+pub use context::Context;
+pub use exit::{CliError, Exit};
+pub use output::{Color, Output};
+
+use clap::{CommandFactory, FromArgMatches, Parser};
+use std::ffi::OsString;
+use std::panic::AssertUnwindSafe;
+use std::process::ExitCode;
+
+verbs! {
+    /// Show every setting in force, and where it came from
+    "config" => Config(config),
+    /// List the profiles that --queue can pick
+    "queues" => Queues(queues),
+    /// Explain a verb
+    "help" => Help(help),
+    /// Print the version
+    "version" => Version(version),
+}
+
+/// Turn a batch queue into a living cluster for lazy task graphs
+#[derive(Parser)]
+#[command(version, disable_help_subcommand = true, arg_required_else_help = true, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    common: context::CommonFlags,
+}
+
+const AFTER_HELP: &str = "\
+Flags follow the verb; `jq help VERB` explains one. Anything else that is typed after `jq` goes to the JSON
+processor of that name, if there is one on PATH.";
+
+/// The program: what `jq` and `jobq` both are.
+pub fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    // Before anything else: a JSON jq call should not notice that we were asked first.
+    let exit = match passthrough::consider(&args) {
+        passthrough::Verdict::Ours => guarded(&args),
+        passthrough::Verdict::OurHelp => help::print_overview(passthrough::program(&args)),
+        passthrough::Verdict::NotFound(error) => error.report(),
+    };
+    ExitCode::from(exit.code())
+}
+
+/// A panic is a bug of ours, and has its exit code.
+fn guarded(args: &[OsString]) -> Exit {
+    std::panic::catch_unwind(AssertUnwindSafe(|| parse_and_run(args)))
+        .unwrap_or_else(|_| CliError::new(Exit::Internal, "internal error: this is a bug in jobq").report())
+}
+
+fn parse_and_run(args: &[OsString]) -> Exit {
+    let program = passthrough::program(args);
+    let parsed = command(program).try_get_matches_from(args).and_then(|m| Cli::from_arg_matches(&m));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => {
+            // What can't be printed can't be helped either.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+        }
+    };
+    let context = Context::new(program, cli.common);
+    cli.verb.run(&context).unwrap_or_else(|error| error.report())
+}
+
+/// The parser, which calls itself what the user called it.
+fn command(program: &'static str) -> clap::Command {
+    Cli::command().name(program).bin_name(program)
+}
+
+/// Lines of `"word" => Variant(module)`, each with the verb's one-line description.
+macro_rules! verbs {
+    ($($(#[$meta:meta])* $word:literal => $variant:ident($module:ident),)+) => {
+        #[derive(clap::Subcommand)]
+        #[allow(clippy::large_enum_variant, reason = "one value a process")]
+        enum Verb {
+            $($(#[$meta])* #[command(name = $word)] $variant($module::Args),)+
+        }
+
+        /// Every verb, hidden ones too: what is ours when it follows `jq`.
+        pub const VERBS: &[&str] = &[$($word),+];
+
+        impl Verb {
+            fn run(self, context: &Context) -> Result<Exit, CliError> {
+                match self {
+                    $(Verb::$variant(args) => $module::run(args, context),)+
+                }
+            }
+        }
+    };
+}
+use verbs;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parser_is_consistent() {
+        command("jq").debug_assert();
+    }
+
+    #[test]
+    fn every_verb_is_described() {
+        for verb in command("jq").get_subcommands() {
+            assert!(verb.get_about().is_some(), "{} has no description", verb.get_name());
+        }
+        assert_eq!(command("jq").get_subcommands().count(), VERBS.len());
+    }
+}

@@ -1,0 +1,131 @@
+//! `jq` is also the name of a JSON processor. Called as `jq` with anything but one of our verbs, this program
+//! becomes the next `jq` on PATH that isn't ours, arguments, streams and exit code untouched.
+//!
+//! This runs before everything else and does as little as it can: a few `stat` calls, then `exec`.
+
+use super::VERBS;
+use super::exit::{CliError, Exit};
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Names the JSON processor by path.
+const OVERRIDE: &str = "JOBQ_JSON_JQ";
+
+/// The programs (`device:inode`, with commas) that were asked on the way here: copies of ours, and wrappers that
+/// look `jq` up on PATH again. Each is asked once, so no loop is possible.
+const ASKED: &str = "JOBQ_JSON_JQ_ASKED";
+
+/// Where `jq` is looked for when there is no PATH.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+pub(super) enum Verdict {
+    /// A verb of ours, or we were not called as `jq`.
+    Ours,
+    /// There is no JSON jq, and the user looks for help.
+    OurHelp,
+    NotFound(CliError),
+}
+
+/// What this program was called, without its directory.
+pub(super) fn program(args: &[OsString]) -> &'static str {
+    match file_name(args).to_str() {
+        Some("jq") => "jq",
+        _ => "jobq",
+    }
+}
+
+fn file_name(args: &[OsString]) -> &OsStr {
+    args.first().and_then(|first| Path::new(first).file_name()).unwrap_or_default()
+}
+
+/// Becomes the JSON jq, and then doesn't return; or says why not.
+pub(super) fn consider(args: &[OsString]) -> Verdict {
+    let first = args.get(1).map(|a| a.as_bytes());
+    if program(args) != "jq" || first.is_some_and(|word| VERBS.iter().any(|verb| verb.as_bytes() == word)) {
+        return Verdict::Ours;
+    }
+    let error = become_json_jq(args);
+    match (first, error.exit) {
+        (None | Some(b"--help" | b"-h" | b"--version" | b"-V"), Exit::NoJsonJq) => Verdict::OurHelp,
+        _ => Verdict::NotFound(error),
+    }
+}
+
+fn become_json_jq(args: &[OsString]) -> CliError {
+    let mut asked = asked_before();
+    asked.extend(our_own());
+    let (target, identity) = match find(&asked) {
+        Ok(found) => found,
+        Err(error) => return error,
+    };
+    asked.push(identity);
+    let list = asked.iter().map(|(device, inode)| format!("{device}:{inode}")).collect::<Vec<_>>().join(",");
+    let failure = Command::new(&target).args(args.iter().skip(1)).env(ASKED, list).exec();
+    CliError::new(Exit::NoJsonJq, format!("can't run {}: {failure}", target.display()))
+}
+
+type Identity = (u64, u64);
+
+fn asked_before() -> Vec<Identity> {
+    let list = env::var(ASKED).unwrap_or_default();
+    let identity = |entry: &str| {
+        let (device, inode) = entry.split_once(':')?;
+        Some((device.parse().ok()?, inode.parse().ok()?))
+    };
+    list.split(',').filter_map(identity).collect()
+}
+
+/// This program under both its names.
+fn our_own() -> Vec<Identity> {
+    let Ok(own) = env::current_exe() else { return Vec::new() };
+    ["jq", "jobq"]
+        .iter()
+        .map(|name| own.with_file_name(name))
+        .chain([own.clone()])
+        .filter_map(|p| identity(&p))
+        .collect()
+}
+
+/// Follows links.
+fn identity(path: &Path) -> Option<Identity> {
+    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+fn find(asked: &[Identity]) -> Result<(PathBuf, Identity), CliError> {
+    let none = |message: String| CliError::new(Exit::NoJsonJq, message);
+    if let Some(path) = env::var_os(OVERRIDE).filter(|p| !p.is_empty()) {
+        let path = with_slash(PathBuf::from(path));
+        return match identity(&path) {
+            None => Err(none(format!("{OVERRIDE} names {}, which isn't there", path.display()))),
+            Some(found) if asked.contains(&found) => {
+                Err(none(format!("{OVERRIDE} names {}, which is jobq or leads back to it", path.display())))
+            }
+            Some(found) => Ok((path, found)),
+        };
+    }
+    let search = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    for directory in env::split_paths(&search) {
+        let candidate = with_slash(directory.join("jq"));
+        if let Some(found) = identity(&candidate).filter(|i| !asked.contains(i))
+            && is_executable(&candidate)
+        {
+            return Ok((candidate, found));
+        }
+    }
+    let words = "not a verb of jobq, and no JSON jq is on PATH (`jobq help` lists the verbs)";
+    Err(none(words.to_owned()))
+}
+
+/// Without a slash, `exec` would look on PATH.
+fn with_slash(path: PathBuf) -> PathBuf {
+    if path.as_os_str().as_bytes().contains(&b'/') { path } else { Path::new(".").join(path) }
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
+}
