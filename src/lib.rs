@@ -2,16 +2,18 @@
 
 pub mod batch;
 pub mod cli;
+pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod format;
 pub mod graph;
 pub mod journal;
 pub mod kernels;
+pub mod net;
 pub mod protocol;
 pub mod scheduler;
-pub mod worker;
-pub mod net;
 pub mod state;
+pub mod worker;
 
 /// The program.
 pub fn main() -> std::process::ExitCode {

@@ -11,6 +11,7 @@ pub mod listen;
 pub mod pool;
 pub mod reader;
 pub mod tls;
+pub mod values;
 pub mod writer;
 
 pub use frame::{Frame, Limits};

@@ -177,6 +177,8 @@ pub struct AllocationReport {
     pub words: String,
     pub start_estimate_unix: u64,
     pub never: bool,
+    /// Of a refusal, as the command line's contract has it; 0: none.
+    pub exit_code: u8,
     pub nodes: String,
     pub submitted_unix: u64,
     pub workers_connected: u32,
@@ -197,6 +199,10 @@ pub struct StatusReport {
     pub allocations: Vec<AllocationReport>,
     /// Trouble with the batch system, in its words; empty: none.
     pub batch_trouble: String,
+    /// Too many allocations ended without a worker: no more are asked for.
+    pub stopped: bool,
+    /// Questions that the batch system has answered.
+    pub polls: u64,
     pub core_seconds_used: u64,
     pub core_seconds_idle: u64,
     pub uptime_s: u64,

@@ -41,10 +41,12 @@ pub enum SubmitOutcome {
     Accepted {
         job: String,
     },
-    /// The batch system's own words. `fatal`: the same request will be refused again.
+    /// The batch system's own words. `fatal`: the same request will be refused again. `exit_code`: what the
+    /// command line's contract has for it.
     Refused {
         words: String,
         fatal: bool,
+        exit_code: u8,
     },
     /// No answer in time: it may have been submitted.
     Ambiguous {

@@ -5,3 +5,5 @@ pub mod event;
 pub mod place;
 pub mod record;
 pub mod scale;
+pub mod shell;
+pub mod spec;

@@ -26,6 +26,8 @@ struct Allocation {
     words: String,
     start_estimate_unix: u64,
     never: bool,
+    /// Of a refusal.
+    exit_code: u8,
     nodes: String,
     submitted: Time,
     absent_polls: u8,
@@ -45,7 +47,9 @@ pub(super) struct Allocations {
     backoff_until: Time,
     backoff: Duration,
     /// Nothing is asked for until somebody sets the target again.
-    stopped: bool,
+    pub stopped: bool,
+    /// Questions that the batch system has answered.
+    pub polls: u64,
     /// Trouble with the batch system, in its words.
     pub trouble: String,
     sampled: Option<Time>,
@@ -54,6 +58,10 @@ pub(super) struct Allocations {
 }
 
 impl Allocations {
+    pub fn starting_at(first: u32) -> Allocations {
+        Allocations { next: first, ..Allocations::default() }
+    }
+
     pub fn set_target(&mut self, workers: u32) {
         self.target = workers;
         self.stopped = false;
@@ -188,6 +196,7 @@ impl Core {
             words: String::new(),
             start_estimate_unix: 0,
             never: false,
+            exit_code: 0,
             nodes: String::new(),
             submitted: self.now,
             absent_polls: 0,
@@ -243,7 +252,8 @@ impl Core {
                 }
                 a.trouble.clear();
             }
-            SubmitOutcome::Refused { words, fatal } => {
+            SubmitOutcome::Refused { words, fatal, exit_code } => {
+                allocation.exit_code = exit_code;
                 allocation.reason.clone_from(&words);
                 a.end(id, AllocationStateName::Refused);
                 a.trouble = words;
@@ -367,6 +377,7 @@ impl Core {
             words: a.words.clone(),
             start_estimate_unix: a.start_estimate_unix,
             never: a.never && a.state == AllocationStateName::Pending,
+            exit_code: a.exit_code,
             nodes: a.nodes.clone(),
             submitted_unix: self.unix_seconds(a.submitted),
             workers_connected: self.connected_of(*id),

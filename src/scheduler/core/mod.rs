@@ -36,6 +36,10 @@ use workers::Workers;
 #[derive(Clone, Debug)]
 pub struct CoreConfig {
     pub epoch: Epoch,
+    /// Number of the first record that this core writes.
+    pub first_record: JournalSeq,
+    /// Number of the first allocation that it asks for: older epochs used the smaller ones.
+    pub first_allocation: u32,
     /// Nanoseconds since 1970 at this process's time 0; only for instants that people see.
     pub unix_nanos_at_zero: u64,
     pub heartbeat: Duration,
@@ -60,6 +64,8 @@ impl Default for CoreConfig {
     fn default() -> Self {
         CoreConfig {
             epoch: Epoch(1),
+            first_record: JournalSeq(1),
+            first_allocation: 1,
             unix_nanos_at_zero: 0,
             heartbeat: Duration::from_secs(10),
             silence: Duration::from_secs(30),
@@ -144,10 +150,10 @@ impl Core {
             class_index: HashMap::new(),
             workers: Workers::default(),
             clients: Clients::default(),
-            allocations: Allocations::default(),
+            allocations: Allocations::starting_at(config.first_allocation),
             unplaced_outputs: Vec::new(),
             releasable: VecDeque::new(),
-            next_seq: JournalSeq(1),
+            next_seq: config.first_record,
             fates: Vec::new(),
             outbox: Outbox::default(),
             next_sweep: now,

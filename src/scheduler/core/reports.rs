@@ -114,6 +114,8 @@ impl Core {
             workers,
             allocations: self.allocation_reports(),
             batch_trouble: self.allocations.trouble.clone(),
+            stopped: self.allocations.stopped,
+            polls: self.allocations.polls,
             core_seconds_used: self.allocations.core_seconds(self.now).0,
             core_seconds_idle: self.allocations.core_seconds(self.now).1,
             uptime_s: self.now.since(self.started).as_secs(),

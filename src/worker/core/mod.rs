@@ -92,10 +92,6 @@ pub enum Action {
         outputs: Vec<PendingOutput>,
     },
     Discard(Vec<PendingOutput>),
-    /// Close the link to the scheduler and look for one anew.
-    Reconnect {
-        reason: String,
-    },
     /// End this process.
     Exit {
         reason: String,

@@ -1,0 +1,280 @@
+//! A client of a cluster: it finds the scheduler by the contact file, asks, and gathers values from workers.
+
+use crate::graph::{Columns, Graph, Key, TaskId, Value};
+use crate::net::values::{self, ValueLink};
+use crate::net::{ConnectError, Frame, LinkError, Reader, Transport, Writer};
+use crate::protocol::{
+    self, Counts, Failure, FromClient, GraphOptions, PeerKind, RefusalKind, Reply, Request, RequestId, StoredValue,
+    TaskReport, TaskStateName, ToClient,
+};
+use crate::state::{Role, StateDir, StateError};
+use bytes::Bytes;
+use std::time::{Duration, Instant};
+
+/// For connecting to the scheduler.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For coming back to a scheduler whose link broke.
+const RECONNECT_FOR: Duration = Duration::from_secs(30);
+const RECONNECT_WAIT: Duration = Duration::from_millis(200);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is no contact file: the cluster was never up, or was brought down.
+    #[error("cluster '{name}' is not up")]
+    NotUp { name: String },
+    #[error("the scheduler of cluster '{name}' on {host} can't be reached: {source}")]
+    Unreachable { name: String, host: String, source: ConnectError },
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("the link to the scheduler broke: {0}")]
+    Link(#[from] LinkError),
+    #[error("the scheduler is not understood: {0}")]
+    Answer(String),
+    #[error("{reason}")]
+    Refused { kind: RefusalKind, reason: String },
+    #[error("{task}: {message}")]
+    TaskFailed { task: String, message: String },
+    #[error("no randomness: {0}")]
+    Random(String),
+}
+
+struct Link {
+    reader: Reader,
+    writer: Writer,
+}
+
+/// A connection to a cluster's scheduler. One request at a time.
+pub struct Client {
+    state: StateDir,
+    transport: Transport,
+    link: Link,
+    next_call: u64,
+}
+
+/// A graph that was submitted, or is being.
+pub struct Submission {
+    request: RequestId,
+    options: GraphOptions,
+    part: u32,
+    pub graph: Option<crate::graph::GraphId>,
+    pub tasks: u64,
+}
+
+impl Submission {
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn new(options: GraphOptions) -> Result<Submission, ClientError> {
+        Ok(Submission { request: random_request()?, options, part: 0, graph: None, tasks: 0 })
+    }
+}
+
+/// # Errors
+/// The system gives no random numbers.
+pub fn random_request() -> Result<RequestId, ClientError> {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).map_err(|error| ClientError::Random(error.to_string()))?;
+    Ok(RequestId(u128::from_le_bytes(bytes)))
+}
+
+impl Client {
+    /// Connects to the scheduler that the contact file names.
+    ///
+    /// # Errors
+    /// There is none, or it doesn't answer.
+    pub async fn connect(state: StateDir, transport: Transport) -> Result<Client, ClientError> {
+        let link = open(&state, &transport).await?;
+        Ok(Client { state, transport, link, next_call: 0 })
+    }
+
+    /// Asks, and returns the answer. A link that breaks is made anew and the request repeated: changing requests
+    /// carry an id, so that a repeat changes nothing.
+    ///
+    /// # Errors
+    /// The scheduler refuses, or can't be reached any more.
+    pub async fn call(&mut self, request: Request) -> Result<Reply, ClientError> {
+        self.call_with_progress(request, |_| ()).await
+    }
+
+    async fn call_with_progress(
+        &mut self,
+        request: Request,
+        mut progress: impl FnMut(&Counts),
+    ) -> Result<Reply, ClientError> {
+        let mut broken_since: Option<Instant> = None;
+        loop {
+            let error = match self.once(&request, &mut progress).await {
+                Ok(Reply::Refused { kind, reason }) => return Err(ClientError::Refused { kind, reason }),
+                Ok(reply) => return Ok(reply),
+                Err(error @ ClientError::Link(_)) => error,
+                Err(error) => return Err(error),
+            };
+            let since = *broken_since.get_or_insert_with(Instant::now);
+            if matches!(request, Request::Down { .. }) {
+                return Err(error);
+            }
+            self.link = self.reconnect(since).await?;
+        }
+    }
+
+    async fn reconnect(&self, since: Instant) -> Result<Link, ClientError> {
+        loop {
+            match open(&self.state, &self.transport).await {
+                Ok(link) => return Ok(link),
+                // Brought down on purpose: nothing to wait for.
+                Err(error @ ClientError::NotUp { .. }) => return Err(error),
+                Err(error) if since.elapsed() > RECONNECT_FOR => return Err(error),
+                Err(_) => tokio::time::sleep(RECONNECT_WAIT).await,
+            }
+        }
+    }
+
+    async fn once(&mut self, request: &Request, progress: &mut impl FnMut(&Counts)) -> Result<Reply, ClientError> {
+        self.next_call += 1;
+        let call = self.next_call;
+        let message = FromClient { call, request: request.clone() };
+        let header = protocol::encode(&[message]).map_err(|error| ClientError::Answer(error.to_string()))?;
+        self.link.writer.send_all(&[Frame::new(header)]).await?;
+        loop {
+            let frame = self.link.reader.next().await?.ok_or(LinkError::CutShort)?;
+            let messages: Vec<ToClient> =
+                protocol::decode(&frame.header).map_err(|error| ClientError::Answer(error.to_string()))?;
+            for message in messages.into_iter().filter(|message| message.call == call) {
+                match message.reply {
+                    Reply::Progress(counts) => progress(&counts),
+                    reply => return Ok(reply),
+                }
+            }
+        }
+    }
+
+    /// Submits the next part of a graph; returns once it is durable.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn submit_part(
+        &mut self,
+        submission: &mut Submission,
+        columns: Columns,
+        last: bool,
+    ) -> Result<(), ClientError> {
+        let request = Request::Submit {
+            request: submission.request,
+            part: submission.part,
+            last,
+            columns: Box::new(columns),
+            options: submission.options.clone(),
+        };
+        match self.call(request).await? {
+            Reply::Submitted { graph, tasks, .. } => {
+                submission.part += 1;
+                submission.graph = Some(graph);
+                submission.tasks += u64::from(tasks);
+                Ok(())
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Submits a whole graph; returns its number once it is durable.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn submit(&mut self, graph: Graph, options: GraphOptions) -> Result<crate::graph::GraphId, ClientError> {
+        let mut submission = Submission::new(options)?;
+        self.submit_part(&mut submission, graph.into_columns(), true).await?;
+        submission.graph.ok_or_else(|| ClientError::Answer("a graph without a number".into()))
+    }
+
+    /// Waits until everything that the keys name is settled (no keys: everything there is).
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn wait(
+        &mut self,
+        keys: Vec<Key>,
+        progress: Option<&mut dyn FnMut(&Counts)>,
+    ) -> Result<(Counts, Vec<Failure>), ClientError> {
+        let request = Request::Wait { keys, progress: progress.is_some() };
+        let reply = match progress {
+            Some(progress) => self.call_with_progress(request, |counts| progress(counts)).await?,
+            None => self.call(request).await?,
+        };
+        match reply {
+            Reply::Settled { counts, failures } => Ok((counts, failures)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// State, error and result of tasks.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn results(&mut self, keys: Vec<Key>) -> Result<Vec<TaskReport>, ClientError> {
+        match self.call(Request::Results(keys)).await? {
+            Reply::Results(reports) => Ok(reports),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The values of tasks, from the scheduler where it has them, else from the workers that hold them. Waits for
+    /// those that have to be made again because their holder was lost.
+    ///
+    /// # Errors
+    /// A task failed, or its value can't be had.
+    pub async fn gather(&mut self, tasks: &[TaskId]) -> Result<Vec<Value>, ClientError> {
+        let mut values = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            values.push(self.gather_one(*task).await?);
+        }
+        Ok(values)
+    }
+
+    async fn gather_one(&mut self, task: TaskId) -> Result<Value, ClientError> {
+        loop {
+            self.wait(vec![Key::Task(task)], None).await?;
+            let report = self.results(vec![Key::Task(task)]).await?.into_iter().next();
+            let report = report.ok_or_else(|| ClientError::Answer(format!("nothing about {task}")))?;
+            if report.state != TaskStateName::Memory {
+                let message = report.error.map_or_else(|| "cancelled".to_owned(), |error| error.message);
+                return Err(ClientError::TaskFailed { task: task.to_string(), message });
+            }
+            if let Some(stored) = report.stored {
+                return Ok(value_of(*stored));
+            }
+            if report.holders.is_empty() {
+                let message = "its value was released: nobody had asked to keep it".to_owned();
+                return Err(ClientError::TaskFailed { task: task.to_string(), message });
+            }
+            for addresses in &report.holders {
+                let Ok(mut link) = ValueLink::connect(&self.transport, addresses).await else { continue };
+                if let Ok([Some(value)]) = link.get(&[task]).await.as_deref() {
+                    return Ok(value.clone());
+                }
+            }
+            // Its holders are gone; the scheduler will notice, and have it made again.
+            tokio::time::sleep(RECONNECT_WAIT).await;
+        }
+    }
+}
+
+/// The value that the scheduler had itself.
+pub fn value_of(stored: StoredValue) -> Value {
+    let buffers = stored.buffers.into_iter().map(|buffer| Bytes::from(buffer.into_vec())).collect();
+    Value { header: stored.header.into(), buffers }
+}
+
+async fn open(state: &StateDir, transport: &Transport) -> Result<Link, ClientError> {
+    let not_up = || ClientError::NotUp { name: state.name().to_owned() };
+    let contact = state.read_contact()?.ok_or_else(not_up)?;
+    let link = transport.connect(&contact.addresses, Role::Scheduler, CONNECT_TIMEOUT).await;
+    let unreachable = |source| ClientError::Unreachable { name: state.name().to_owned(), host: contact.host, source };
+    let (reader, mut writer) = link.map_err(unreachable)?.split();
+    writer.send_all(&[values::hello(PeerKind::Client)]).await?;
+    Ok(Link { reader, writer })
+}
+
+/// The error for an answer that doesn't belong to the request.
+pub fn unexpected(reply: &Reply) -> ClientError {
+    let text = format!("{reply:?}");
+    ClientError::Answer(text.chars().take(100).collect())
+}

@@ -1,0 +1,257 @@
+//! Links of the scheduler: a task that accepts, one that reads and one that writes for each peer.
+
+use super::Incoming;
+use crate::net::{AcceptError, Frame, Limits, Link, Listener, Transport};
+use crate::protocol::{self, FromClient, FromWorker, Hello, PeerKind, ToClient, ToWorker, VERSION};
+use crate::scheduler::event::{JournalSeq, PeerId};
+use crate::state::Role;
+use serde::Serialize;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tracing::{debug, info, warn};
+
+/// For a handshake and the hello after it.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Frames that wait to be written to one peer: more, and it doesn't read.
+const MAX_WAITING_FRAMES: usize = 100_000;
+/// Part of the descriptors that links may take.
+const LINK_SHARE: f64 = 0.8;
+
+/// What goes to a peer, in order. Messages of one kind that are sent together are one frame.
+enum Letter {
+    Worker(ToWorker),
+    Client(ToClient),
+}
+
+struct Peer {
+    frames: mpsc::Sender<Frame>,
+    /// Not before these records are durable, in the order of sending.
+    held_back: VecDeque<(JournalSeq, Letter)>,
+    ready: Vec<Letter>,
+}
+
+/// The writing side of all links, used by the main loop only.
+pub(super) struct Peers {
+    peers: HashMap<PeerId, Peer>,
+    durable: JournalSeq,
+}
+
+impl Peers {
+    pub fn new() -> Peers {
+        Peers { peers: HashMap::new(), durable: JournalSeq(0) }
+    }
+
+    pub fn add(&mut self, id: PeerId, frames: mpsc::Sender<Frame>) {
+        self.peers.insert(id, Peer { frames, held_back: VecDeque::new(), ready: Vec::new() });
+    }
+
+    /// Forgets the peer: its writer ends once it has written what was flushed.
+    pub fn remove(&mut self, id: PeerId) {
+        self.peers.remove(&id);
+    }
+
+    pub fn contains(&self, id: PeerId) -> bool {
+        self.peers.contains_key(&id)
+    }
+
+    pub fn to_worker(&mut self, id: PeerId, message: ToWorker, after: Option<JournalSeq>) {
+        self.queue(id, Letter::Worker(message), after);
+    }
+
+    pub fn to_client(&mut self, id: PeerId, message: ToClient, after: Option<JournalSeq>) {
+        self.queue(id, Letter::Client(message), after);
+    }
+
+    fn queue(&mut self, id: PeerId, letter: Letter, after: Option<JournalSeq>) {
+        let durable = self.durable;
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        match after {
+            Some(seq) if seq > durable => peer.held_back.push_back((seq, letter)),
+            _ => peer.ready.push(letter),
+        }
+    }
+
+    /// Everything up to `seq` is on disk: what waited for it may go.
+    pub fn durable(&mut self, seq: JournalSeq) {
+        self.durable = seq;
+        for peer in self.peers.values_mut() {
+            while let Some((needed, _)) = peer.held_back.front()
+                && *needed <= seq
+                && let Some((_, letter)) = peer.held_back.pop_front()
+            {
+                peer.ready.push(letter);
+            }
+        }
+    }
+
+    /// Hands what is ready to the writers, one frame a peer. Returns peers that don't take any more.
+    pub fn flush(&mut self) -> Vec<PeerId> {
+        let mut stuck = Vec::new();
+        for (id, peer) in &mut self.peers {
+            if peer.ready.is_empty() {
+                continue;
+            }
+            let letters = std::mem::take(&mut peer.ready);
+            for frame in frames(letters) {
+                if peer.frames.try_send(frame).is_err() {
+                    stuck.push(*id);
+                    break;
+                }
+            }
+        }
+        stuck
+    }
+
+    pub fn ids(&self) -> Vec<PeerId> {
+        self.peers.keys().copied().collect()
+    }
+}
+
+fn frames(letters: Vec<Letter>) -> Vec<Frame> {
+    let (mut to_worker, mut to_client) = (Vec::new(), Vec::new());
+    for letter in letters {
+        match letter {
+            Letter::Worker(message) => to_worker.push(message),
+            Letter::Client(message) => to_client.push(message),
+        }
+    }
+    [frame(&to_worker), frame(&to_client)].into_iter().flatten().collect()
+}
+
+fn frame<T: Serialize>(messages: &[T]) -> Option<Frame> {
+    if messages.is_empty() {
+        return None;
+    }
+    match protocol::encode(messages) {
+        Ok(bytes) => Some(Frame::new(bytes)),
+        Err(error) => {
+            warn!("a message could not be encoded: {error}");
+            None
+        }
+    }
+}
+
+/// Accepts links for as long as the main loop listens.
+pub(super) async fn accept_all(listener: Listener, transport: Transport, events: mpsc::Sender<Incoming>) {
+    let room = Arc::new(Semaphore::new(link_limit()));
+    let mut next = 0;
+    loop {
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!("a connection could not be accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(permit) = room.clone().try_acquire_owned() else {
+            warn!("{address} is turned away: there are as many links as open files allow");
+            continue;
+        };
+        next += 1;
+        let (transport, events, id) = (transport.clone(), events.clone(), PeerId(next));
+        tokio::spawn(async move {
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT * 2, greet(&transport, stream)).await {
+                Ok(Ok((link, kind))) => serve(id, link, kind, events, permit).await,
+                Ok(Err(reason)) => debug!("{address}: {reason}"),
+                Err(_) => debug!("{address}: no hello in time"),
+            }
+        });
+    }
+}
+
+/// Raises the soft limit of open files to the hard one, and says how many of them links may take.
+fn link_limit() -> usize {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_or(soft, |()| hard);
+    (raised.min(1 << 20) as f64 * LINK_SHARE) as usize
+}
+
+/// A link whose first frame has come.
+struct Greeted {
+    reader: crate::net::Reader,
+    writer: crate::net::Writer,
+}
+
+async fn greet(transport: &Transport, stream: tokio::net::TcpStream) -> Result<(Greeted, PeerKind), String> {
+    let link: Link =
+        transport.accept(stream, HANDSHAKE_TIMEOUT).await.map_err(|error: AcceptError| error.to_string())?;
+    let role = link.peer().role;
+    let (mut reader, writer) = link.split();
+    let frame = reader.next().await.map_err(|error| error.to_string())?.ok_or("closed before its hello")?;
+    let hello: Vec<Hello> = protocol::decode(&frame.header).map_err(|error| format!("no hello: {error}"))?;
+    let [hello] = hello.as_slice() else { return Err("no hello".into()) };
+    if hello.version != VERSION {
+        return Err(format!("speaks version {} of the protocol, not {VERSION}", hello.version));
+    }
+    let allowed = match hello.kind {
+        PeerKind::Client => role.is_none_or(|role| role == Role::Admin),
+        PeerKind::Worker | PeerKind::Supervisor => {
+            role.is_none_or(|role| matches!(role, Role::Worker | Role::Admin))
+        }
+    };
+    if !allowed {
+        return Err(format!("its certificate doesn't allow it to be a {:?}", hello.kind));
+    }
+    reader.set_limits(Limits::AUTHENTICATED);
+    Ok((Greeted { reader, writer }, hello.kind))
+}
+
+async fn serve(
+    id: PeerId,
+    link: Greeted,
+    kind: PeerKind,
+    events: mpsc::Sender<Incoming>,
+    _permit: OwnedSemaphorePermit,
+) {
+    let Greeted { mut reader, mut writer } = link;
+    let (frames, mut outgoing) = mpsc::channel::<Frame>(MAX_WAITING_FRAMES);
+    if events.send(Incoming::Connected { peer: id, frames }).await.is_err() {
+        return;
+    }
+    let write = async {
+        let mut batch = Vec::new();
+        while outgoing.recv_many(&mut batch, 64).await > 0 {
+            if let Err(error) = writer.send_all(&batch).await {
+                return error.to_string();
+            }
+            batch.clear();
+        }
+        // The main loop let go of this peer, and all that it said is written.
+        let _ = writer.close().await;
+        "closed by us".to_owned()
+    };
+    let read = async {
+        loop {
+            let frame = match reader.next().await {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return "closed by the peer".to_owned(),
+                Err(error) => return error.to_string(),
+            };
+            let incoming = match kind {
+                PeerKind::Client => protocol::decode::<FromClient>(&frame.header)
+                    .map(|messages| Incoming::FromClient { peer: id, messages }),
+                PeerKind::Worker | PeerKind::Supervisor => protocol::decode::<FromWorker>(&frame.header)
+                    .map(|messages| Incoming::FromWorker { peer: id, messages }),
+            };
+            let incoming = match incoming {
+                Ok(incoming) => incoming,
+                Err(error) => return format!("not understood: {error}"),
+            };
+            if events.send(incoming).await.is_err() {
+                return "the scheduler ends".to_owned();
+            }
+        }
+    };
+    let reason = tokio::select! {
+        reason = read => reason,
+        reason = write => reason,
+    };
+    if kind != PeerKind::Client {
+        info!("link {} ({kind:?}): {reason}", id.0);
+    }
+    let _ = events.send(Incoming::Lost { peer: id, reason }).await;
+}

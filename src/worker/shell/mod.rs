@@ -1,0 +1,316 @@
+//! The worker's shell: it keeps a link to whoever is the scheduler, feeds the core, and performs what it wants with
+//! the store, the runners and the links to other workers.
+
+mod fetch;
+mod link;
+mod running;
+
+use super::core::{Action, Core, Event, WorkerConfig};
+use super::store::{Limits, Pressure, SpillDir, Store};
+use crate::config::Settings;
+use crate::graph::TaskId;
+use crate::net::{Frame, Listener, Transport, values};
+use crate::protocol::{self, AllocationId, FromWorker, Registration, ToWorker, WorkerId};
+use crate::state::StateDir;
+use anyhow::Context as _;
+use fetch::Fetcher;
+use running::Running;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+/// Events taken at once.
+const BATCH: usize = 4096;
+/// For the last words to be written before the process ends.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// For the handshake of whoever fetches values.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Values above this share of the memory limit stop new tasks.
+const PAUSE_SHARE: f64 = 0.95;
+
+/// What a worker process is told at its start.
+pub struct Options {
+    pub state: StateDir,
+    pub settings: Settings,
+    pub transport: Transport,
+    pub id: WorkerId,
+    pub allocation: AllocationId,
+    /// Seconds since 1970; 0: no end of its walltime is known.
+    pub deadline_unix: u64,
+}
+
+/// What reaches the main loop.
+enum Incoming {
+    /// A new link; messages of older ones don't count any more.
+    Linked { generation: u64, frames: mpsc::UnboundedSender<Frame> },
+    Unlinked { generation: u64 },
+    FromScheduler { generation: u64, messages: Vec<ToWorker> },
+    Core(Event),
+    /// Kernels that ended, by their tokens.
+    Kernels(Vec<super::run::KernelDone>),
+}
+
+/// How a worker ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct End {
+    pub reason: String,
+    /// It left as it should; else its supervisor starts another.
+    pub clean: bool,
+}
+
+/// Runs a worker until it leaves.
+///
+/// # Errors
+/// It can't be set up: no port, no threads.
+pub async fn run(options: Options) -> anyhow::Result<End> {
+    let (events, incoming) = mpsc::unbounded_channel();
+    let settings = &options.settings;
+    let store = Arc::new(open_store(settings, &options.id));
+    let listener = listen(settings)?;
+    let registration = registration(&options, &listener);
+    tokio::spawn(serve_values(listener, options.transport.clone(), store.clone()));
+    let running = Running::new(&options, store.clone(), events.clone())?;
+    let fetcher = Fetcher::new(options.transport.clone(), store.clone(), events.clone());
+    tokio::spawn(link::keep(options.state.clone(), options.transport.clone(), events));
+    let config = WorkerConfig { registration, death_timeout: settings.worker.death_timeout };
+    let mut shell = Shell {
+        core: Core::new(config, 0),
+        started: Instant::now(),
+        link: None,
+        generation: 0,
+        store,
+        running,
+        fetcher,
+        end: None,
+    };
+    shell.run(incoming).await
+}
+
+fn listen(settings: &Settings) -> anyhow::Result<Listener> {
+    let interface = &settings.profile.interface;
+    Ok(Listener::bind((!interface.is_empty()).then_some(interface.as_str()), None)?)
+}
+
+fn registration(options: &Options, listener: &Listener) -> Registration {
+    let profile = &options.settings.profile;
+    Registration {
+        id: options.id.clone(),
+        allocation: options.allocation,
+        host: node_name(),
+        pid: std::process::id(),
+        addresses: listener.addresses(),
+        cores: profile.cores.max(1),
+        memory: profile.memory,
+        named: Vec::new(),
+        deadline_unix: options.deadline_unix,
+        holds: Vec::new(),
+        runs: Vec::new(),
+        completions: Vec::new(),
+    }
+}
+
+/// The node as its batch system calls it, else the host's name.
+fn node_name() -> String {
+    let of_batch_system = crate::batch::SYSTEMS.iter().filter_map(|system| system.variables().node);
+    let told = of_batch_system.filter_map(|name| std::env::var(name).ok()).find(|name| !name.is_empty());
+    told.or_else(crate::net::listen::host_name).unwrap_or_default()
+}
+
+/// The store, with a place to spill to where there is one.
+fn open_store(settings: &Settings, id: &WorkerId) -> Store {
+    let memory = if settings.profile.memory > 0 { settings.profile.memory } else { u64::MAX };
+    let share = |part: f64| (memory as f64 * part) as u64;
+    let limits = Limits { target: share(settings.worker.memory_target), pause: share(PAUSE_SHARE) };
+    let spill = spill_base(settings.local_directory()).and_then(|base| {
+        SpillDir::open(&base, &id.name, id.incarnation).inspect_err(|error| warn!("values stay in memory: {error}")).ok()
+    });
+    Store::new(limits, spill)
+}
+
+/// The configured directory with its variables filled in here, on the worker's host; else the system's own.
+fn spill_base(configured: &str) -> Option<PathBuf> {
+    let configured = if configured.is_empty() { "$TMPDIR" } else { configured };
+    let lookup = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    match crate::config::expand(configured, &lookup) {
+        Ok(path) if Path::new(&path).is_absolute() => Some(path.into()),
+        // Without TMPDIR: what is always there, and survives no reboot.
+        _ => Some(std::env::temp_dir()),
+    }
+}
+
+/// Gives values to whoever asks, each connection on a task of its own.
+async fn serve_values(listener: Listener, transport: Transport, store: Arc<Store>) {
+    loop {
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!("a connection could not be accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (transport, store) = (transport.clone(), store.clone());
+        tokio::spawn(async move {
+            let link = match transport.accept(stream, HANDSHAKE_TIMEOUT).await {
+                Ok(link) => link,
+                Err(error) => return debug!("{address}: {error}"),
+            };
+            let (reader, writer) = link.split();
+            let lookup = move |task: TaskId| match store.load(task) {
+                Ok(value) => value,
+                Err(error) => {
+                    warn!("{task}: {error}");
+                    None
+                }
+            };
+            if let Err(error) = values::serve(reader, writer, lookup).await {
+                debug!("{address}: {error}");
+            }
+        });
+    }
+}
+
+struct Shell {
+    core: Core,
+    started: Instant,
+    link: Option<mpsc::UnboundedSender<Frame>>,
+    generation: u64,
+    store: Arc<Store>,
+    running: Running,
+    fetcher: Fetcher,
+    end: Option<End>,
+}
+
+impl Shell {
+    async fn run(&mut self, mut incoming: mpsc::UnboundedReceiver<Incoming>) -> anyhow::Result<End> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut batch = Vec::new();
+        loop {
+            let deadline = self.core.deadline().map(|at| self.started + Duration::from_nanos(at));
+            let tick = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let mut actions = Vec::new();
+            tokio::select! {
+                taken = incoming.recv_many(&mut batch, BATCH) => { (taken > 0).then_some(()).context("the event queue is closed")?; },
+                () = tick => self.core.handle(self.now(), Event::Tick, &mut actions),
+                _ = terminate.recv() => self.asked_to_leave("asked to by SIGTERM", &mut actions),
+                _ = interrupt.recv() => self.asked_to_leave("asked to by SIGINT", &mut actions),
+            }
+            for event in batch.drain(..) {
+                self.take(event, &mut actions);
+            }
+            self.core.settle_down(self.now(), &mut actions);
+            self.perform(actions);
+            self.relieve();
+            if let Some(end) = self.end.take() {
+                info!("this worker ends: {}", end.reason);
+                self.say_goodbye().await;
+                return Ok(end);
+            }
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn asked_to_leave(&mut self, reason: &str, actions: &mut Vec<Action>) {
+        self.core.handle(self.now(), Event::AskedToLeave { reason: reason.into() }, actions);
+    }
+
+    fn take(&mut self, incoming: Incoming, actions: &mut Vec<Action>) {
+        let now = self.now();
+        match incoming {
+            Incoming::Linked { generation, frames } => {
+                self.generation = generation;
+                self.link = Some(frames);
+                self.core.handle(now, Event::Connected, actions);
+            }
+            Incoming::Unlinked { generation } if generation == self.generation => {
+                self.link = None;
+                self.core.handle(now, Event::Disconnected, actions);
+            }
+            Incoming::FromScheduler { generation, messages } if generation == self.generation => {
+                for message in messages {
+                    self.core.handle(now, Event::FromScheduler(message), actions);
+                }
+            }
+            Incoming::Unlinked { .. } | Incoming::FromScheduler { .. } => {}
+            Incoming::Core(event) => {
+                if let Event::Ended { execution, .. } = &event {
+                    self.running.ended(*execution);
+                }
+                self.core.handle(now, event, actions);
+            }
+            Incoming::Kernels(done) => {
+                for event in done.into_iter().filter_map(|done| self.running.kernel_ended(done)) {
+                    self.core.handle(now, event, actions);
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self, actions: Vec<Action>) {
+        let mut messages = Vec::new();
+        for action in actions {
+            match action {
+                Action::Send(message) => messages.push(message),
+                Action::Heartbeat { running } => {
+                    let memory = super::resident_bytes().unwrap_or_else(|| self.store.held().memory);
+                    messages.push(FromWorker::Heartbeat { memory, running });
+                }
+                Action::Fetch { task, from } => self.fetcher.fetch(task, from),
+                Action::Run { execution, op, args, name, inputs } => {
+                    self.running.start(execution, op, args, name, inputs);
+                }
+                Action::Kill(execution) => self.running.kill(execution),
+                Action::Free(task) => drop(self.store.free(task)),
+                Action::Place { execution, outputs } => self.running.place(execution, outputs),
+                Action::Discard(outputs) => self.running.discard(outputs),
+                Action::Exit { reason, clean } => self.end = Some(End { reason, clean }),
+            }
+        }
+        self.running.flush();
+        self.send(&messages);
+    }
+
+    fn send(&mut self, messages: &[FromWorker]) {
+        let Some(link) = self.link.as_ref().filter(|_| !messages.is_empty()) else { return };
+        match protocol::encode(messages) {
+            // A link that is gone reports itself.
+            Ok(header) => drop(link.send(Frame::new(header))),
+            Err(error) => warn!("a message could not be encoded: {error}"),
+        }
+    }
+
+    /// Spills while values are above their share of memory.
+    fn relieve(&self) {
+        if self.store.pressure(0) == Pressure::Normal {
+            return;
+        }
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || {
+            let relief = store.relieve();
+            if let Some(error) = relief.error {
+                warn!("values stay in memory: {error}");
+            }
+        });
+    }
+
+    /// Lets the last frames reach the scheduler.
+    async fn say_goodbye(&mut self) {
+        if let Some(link) = self.link.take() {
+            let closed = link.clone();
+            drop(link);
+            let _ = tokio::time::timeout(LAST_WORDS, link::written(closed)).await;
+        }
+    }
+}
