@@ -373,7 +373,7 @@ mod tests {
                     1 => bytes[at] ^= 1 << (value % 8),
                     2 => bytes[at] = value,
                     3 => bytes.insert(at, value),
-                    _ => bytes.extend_from_slice(&bytes[at..].to_vec()),
+                    _ => bytes.extend_from_within(at..),
                 }
             }
             prefix_of(&bytes, &records);
