@@ -1,1 +1,421 @@
-//! The journal's format.
+//! The journal's format, pure.
+//!
+//! ```text
+//! segment   header | record | record | ...
+//! header    "jobqjnl1" | u32 epoch | u32 index | u64 first seq | u32 0 | u32 crc32c of the 28 bytes before
+//! record    u32 length of what follows the checksum | u32 crc32c of the length and of what follows |
+//!           u64 seq | u32 epoch | u8 kind | u8 version | body
+//! ```
+//!
+//! Numbers are little-endian. Within a segment the sequence numbers follow each other and the epoch is one, so a
+//! record is known by more than its checksum. A crash leaves a torn tail: a record that isn't whole, and nothing
+//! valid after it. Something valid after a bad record is damage, and is told apart from a torn tail.
+
+/// Longest body: a graph's columns of a few million tasks; more is split by its author.
+pub const MAX_BODY_BYTES: usize = 256 << 20;
+/// Bytes of a record besides its body.
+pub const RECORD_OVERHEAD_BYTES: usize = PREFIX_BYTES + FIXED_BYTES;
+/// Bytes of a segment's header.
+pub const SEGMENT_HEADER_BYTES: usize = 32;
+/// The journal's own kind: the seal over older segments.
+pub const KIND_SEAL: u8 = 0;
+
+const MAGIC: &[u8; 8] = b"jobqjnl1";
+const PREFIX_BYTES: usize = 8;
+const FIXED_BYTES: usize = 14;
+const SEAL_ENTRY_BYTES: usize = 16;
+
+/// One record. `kind` and `version` say what the body means; the journal doesn't know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Record<'a> {
+    pub seq: u64,
+    pub epoch: u32,
+    pub kind: u8,
+    pub version: u8,
+    pub body: &'a [u8],
+}
+
+/// The first bytes of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentHeader {
+    pub epoch: u32,
+    /// Counts an epoch's segments from 0.
+    pub index: u32,
+    /// Sequence number of its first record.
+    pub first_seq: u64,
+}
+
+/// How much of one older segment counts, header included.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Sealed {
+    pub epoch: u32,
+    pub index: u32,
+    pub nbytes: u64,
+}
+
+/// A bad record with a valid one after it: this isn't what a crash leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("record {seq} at byte {offset} is damaged, and a valid one follows at byte {later}")]
+pub struct Damaged {
+    /// Number of the record that should be there.
+    pub seq: u64,
+    /// Where the true prefix ends, in bytes from the first record.
+    pub offset: usize,
+    /// Where the valid record after it begins.
+    pub later: usize,
+}
+
+/// Appends an encoded record to `out`. `false`: the body is over [`MAX_BODY_BYTES`], and nothing was appended.
+#[must_use]
+pub fn encode(record: &Record<'_>, out: &mut Vec<u8>) -> bool {
+    let Some(length) = u32::try_from(FIXED_BYTES + record.body.len()).ok().filter(|_| fits(record.body))
+    else {
+        return false;
+    };
+    let start = out.len();
+    out.reserve(RECORD_OVERHEAD_BYTES + record.body.len());
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&record.seq.to_le_bytes());
+    out.extend_from_slice(&record.epoch.to_le_bytes());
+    out.extend_from_slice(&[record.kind, record.version]);
+    out.extend_from_slice(record.body);
+    let sum = checksum(&out[start..start + 4], &out[start + PREFIX_BYTES..]);
+    out[start + 4..start + PREFIX_BYTES].copy_from_slice(&sum.to_le_bytes());
+    true
+}
+
+/// The records of a segment, its header left out, up to a torn tail.
+///
+/// Yields each record once, then [`Damaged`] if there is damage, then nothing. [`Records::valid_bytes`] tells how
+/// long the true prefix is.
+#[derive(Clone, Debug)]
+pub struct Records<'a> {
+    bytes: &'a [u8],
+    epoch: u32,
+    next_seq: u64,
+    offset: usize,
+    is_over: bool,
+}
+
+impl<'a> Records<'a> {
+    /// `bytes` after the header, which has told the epoch and the first sequence number.
+    #[must_use]
+    pub fn new(bytes: &'a [u8], header: SegmentHeader) -> Self {
+        Self { bytes, epoch: header.epoch, next_seq: header.first_seq, offset: 0, is_over: false }
+    }
+
+    /// Length of the records yielded so far.
+    #[must_use]
+    pub fn valid_bytes(&self) -> usize {
+        self.offset
+    }
+
+    /// Number of the record that would come next.
+    #[must_use]
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// The first valid record of this segment beyond `offset`: what damage has and a torn tail hasn't. Only what
+    /// looks like a record of this epoch in this place has its checksum computed, so this is one pass in practice.
+    fn later_record(&self) -> Option<usize> {
+        let last_start = self.bytes.len().checked_sub(RECORD_OVERHEAD_BYTES)?;
+        (self.offset + 1..=last_start).find(|start| {
+            let at = &self.bytes[*start..];
+            let seq =
+                at.get(PREFIX_BYTES..).and_then(|rest| rest.first_chunk()).map(|b| u64::from_le_bytes(*b));
+            let most = ((*start - self.offset) / RECORD_OVERHEAD_BYTES + 1) as u64;
+            let is_near = seq.and_then(|seq| seq.checked_sub(self.next_seq)).is_some_and(|gap| gap <= most);
+            is_near && decode(at).is_some_and(|(record, _)| record.epoch == self.epoch)
+        })
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<Record<'a>, Damaged>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_over || self.offset == self.bytes.len() {
+            return None;
+        }
+        let decoded = decode(&self.bytes[self.offset..]);
+        let expected =
+            decoded.filter(|(record, _)| record.seq == self.next_seq && record.epoch == self.epoch);
+        if let Some((record, nbytes)) = expected {
+            self.offset += nbytes;
+            self.next_seq += 1;
+            return Some(Ok(record));
+        }
+        self.is_over = true;
+        // A whole record that doesn't belong here is damage by itself.
+        let later = decoded.map(|_| self.offset).or_else(|| self.later_record())?;
+        Some(Err(Damaged { seq: self.next_seq, offset: self.offset, later }))
+    }
+}
+
+impl SegmentHeader {
+    #[must_use]
+    pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        bytes[..8].copy_from_slice(MAGIC);
+        bytes[8..12].copy_from_slice(&self.epoch.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.index.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.first_seq.to_le_bytes());
+        let sum = crc32c::crc32c(&bytes[..28]);
+        bytes[28..].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    /// `None`: this is no segment of ours, or its header is damaged.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.first_chunk::<SEGMENT_HEADER_BYTES>()?;
+        let header = Self {
+            epoch: u32::from_le_bytes(*bytes[8..].first_chunk()?),
+            index: u32::from_le_bytes(*bytes[12..].first_chunk()?),
+            first_seq: u64::from_le_bytes(*bytes[16..].first_chunk()?),
+        };
+        (header.encode() == *bytes).then_some(header)
+    }
+}
+
+/// The body of a seal.
+#[must_use]
+pub fn encode_seal(sealed: &[Sealed]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(sealed.len() * SEAL_ENTRY_BYTES);
+    for segment in sealed {
+        body.extend_from_slice(&segment.epoch.to_le_bytes());
+        body.extend_from_slice(&segment.index.to_le_bytes());
+        body.extend_from_slice(&segment.nbytes.to_le_bytes());
+    }
+    body
+}
+
+/// Reads a seal's body; `None` if it is none.
+#[must_use]
+pub fn decode_seal(body: &[u8]) -> Option<Vec<Sealed>> {
+    let (entries, rest) = body.as_chunks::<SEAL_ENTRY_BYTES>();
+    if !rest.is_empty() {
+        return None;
+    }
+    let entry = |bytes: &[u8; SEAL_ENTRY_BYTES]| {
+        Some(Sealed {
+            epoch: u32::from_le_bytes(*bytes.first_chunk()?),
+            index: u32::from_le_bytes(*bytes[4..].first_chunk()?),
+            nbytes: u64::from_le_bytes(*bytes[8..].first_chunk()?),
+        })
+    };
+    entries.iter().map(entry).collect()
+}
+
+/// Whether a body may be journalled.
+pub(super) fn fits(body: &[u8]) -> bool {
+    body.len() <= MAX_BODY_BYTES
+}
+
+/// The record at the start of `bytes` and its length, if it is whole and its checksum right.
+fn decode(bytes: &[u8]) -> Option<(Record<'_>, usize)> {
+    let length = usize::try_from(u32::from_le_bytes(*bytes.first_chunk()?)).ok()?;
+    if !(FIXED_BYTES..=FIXED_BYTES + MAX_BODY_BYTES).contains(&length) {
+        return None;
+    }
+    let rest = bytes.get(PREFIX_BYTES..PREFIX_BYTES + length)?;
+    let sum = u32::from_le_bytes(*bytes[4..].first_chunk()?);
+    if checksum(&bytes[..4], rest) != sum {
+        return None;
+    }
+    let (fixed, body) = rest.split_at(FIXED_BYTES);
+    let record = Record {
+        seq: u64::from_le_bytes(*fixed.first_chunk()?),
+        epoch: u32::from_le_bytes(*fixed[8..].first_chunk()?),
+        kind: fixed[12],
+        version: fixed[13],
+        body,
+    };
+    Some((record, PREFIX_BYTES + length))
+}
+
+fn checksum(length: &[u8], rest: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(length), rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use proptest::test_runner::TestRng;
+
+    const HEADER: SegmentHeader = SegmentHeader { epoch: 3, index: 0, first_seq: 100 };
+
+    /// A body and what it is, owned.
+    type Owned = (u8, u8, Vec<u8>);
+
+    fn journal(records: &[Owned]) -> (Vec<u8>, Vec<usize>) {
+        let (mut bytes, mut ends) = (Vec::new(), vec![0]);
+        for (n, (kind, version, body)) in records.iter().enumerate() {
+            let seq = HEADER.first_seq + n as u64;
+            let record = Record { seq, epoch: HEADER.epoch, kind: *kind, version: *version, body };
+            assert!(encode(&record, &mut bytes));
+            ends.push(bytes.len());
+        }
+        (bytes, ends)
+    }
+
+    fn some_records(count: usize) -> Vec<Owned> {
+        (0..count).map(|n| ((n % 5) as u8, 1, vec![n as u8; (n * 7) % 40])).collect()
+    }
+
+    /// Reads a journal back and checks that what comes out is a prefix of what went in.
+    fn prefix_of(bytes: &[u8], records: &[Owned]) -> (usize, Option<Damaged>) {
+        let mut reading = Records::new(bytes, HEADER);
+        let (mut count, mut damage) = (0, None);
+        for outcome in &mut reading {
+            match outcome {
+                Ok(record) => {
+                    let (kind, version, body) = &records[count];
+                    let seq = HEADER.first_seq + count as u64;
+                    assert_eq!(
+                        record,
+                        Record { seq, epoch: 3, kind: *kind, version: *version, body },
+                        "an invented record"
+                    );
+                    count += 1;
+                }
+                Err(damaged) => damage = Some(damaged),
+            }
+        }
+        assert!(reading.next().is_none(), "it ends for good");
+        assert_eq!(reading.next_seq(), HEADER.first_seq + count as u64);
+        (count, damage)
+    }
+
+    #[test]
+    fn the_bytes_are_as_the_format_says() {
+        let mut bytes = Vec::new();
+        assert!(encode(&Record { seq: 258, epoch: 3, kind: 4, version: 5, body: b"ab" }, &mut bytes));
+        assert_eq!(bytes[..4], [16, 0, 0, 0]);
+        assert_eq!(bytes[8..], [2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 4, 5, b'a', b'b']);
+        let mut summed = bytes[..4].to_vec();
+        summed.extend_from_slice(&bytes[8..]);
+        assert_eq!(bytes[4..8], crc32c::crc32c(&summed).to_le_bytes());
+        assert_eq!(bytes.len(), RECORD_OVERHEAD_BYTES + 2);
+    }
+
+    #[test]
+    fn every_truncation_yields_exactly_the_whole_records_before_it() {
+        let records = some_records(30);
+        let (bytes, ends) = journal(&records);
+        for len in 0..=bytes.len() {
+            let whole = ends.iter().filter(|end| **end <= len).count() - 1;
+            assert_eq!(prefix_of(&bytes[..len], &records), (whole, None), "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn every_bit_flip_is_told_as_damage_or_lies_in_the_last_record() {
+        let records = some_records(20);
+        let (mut bytes, ends) = journal(&records);
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let hit = ends.iter().filter(|end| **end <= bit / 8).count() - 1;
+            let (count, damage) = prefix_of(&bytes, &records);
+            assert_eq!(count, hit, "bit {bit}");
+            match damage {
+                Some(damaged) => {
+                    assert_eq!((damaged.offset, damaged.seq), (ends[hit], 100 + hit as u64));
+                    assert_eq!(damaged.later, ends[hit + 1]);
+                }
+                None => assert_eq!(hit, records.len() - 1, "bit {bit}"),
+            }
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn a_tail_of_zeros_is_torn_not_damage() {
+        let records = some_records(10);
+        let (bytes, ends) = journal(&records);
+        for keep in 0..bytes.len() {
+            let mut zeroed = bytes.clone();
+            zeroed[keep..].fill(0);
+            let whole = ends.iter().filter(|end| **end <= keep).count() - 1;
+            let (count, damage) = prefix_of(&zeroed, &records);
+            // The bytes that were cut off may have been zeros themselves.
+            assert!((whole..=whole + 1).contains(&count) && damage.is_none(), "zeros from {keep}");
+        }
+    }
+
+    /// Ten thousand journals, each harmed in a few ways at once.
+    #[test]
+    fn whatever_happens_to_the_bytes_no_record_is_invented() {
+        let mut config = ProptestConfig::with_cases(10_000);
+        config.failure_persistence = None;
+        let harm = (any::<prop::sample::Index>(), 0_u8..5, any::<u8>());
+        let strategy = (
+            prop::collection::vec(
+                (any::<u8>(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..60)),
+                1..12,
+            ),
+            prop::collection::vec(harm, 1..4),
+        );
+        let rng = TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha);
+        let mut runner = proptest::test_runner::TestRunner::new_with_rng(config, rng);
+        let outcome = runner.run(&strategy, |(records, harms)| {
+            let (mut bytes, _) = journal(&records);
+            for (place, what, value) in harms {
+                if bytes.is_empty() {
+                    break;
+                }
+                let at = place.index(bytes.len());
+                match what {
+                    0 => bytes.truncate(at),
+                    1 => bytes[at] ^= 1 << (value % 8),
+                    2 => bytes[at] = value,
+                    3 => bytes.insert(at, value),
+                    _ => bytes.extend_from_within(at..),
+                }
+            }
+            prefix_of(&bytes, &records);
+            Ok(())
+        });
+        outcome.unwrap();
+    }
+
+    #[test]
+    fn a_record_of_another_epoch_or_place_is_damage_even_at_the_end() {
+        let records = some_records(3);
+        for (seq, epoch) in [(103, 2), (104, 3), (99, 3)] {
+            let (mut bytes, ends) = journal(&records);
+            assert!(encode(&Record { seq, epoch, kind: 1, version: 1, body: b"" }, &mut bytes));
+            let (count, damage) = prefix_of(&bytes, &records);
+            assert_eq!(count, 3);
+            assert_eq!(damage, Some(Damaged { seq: 103, offset: ends[3], later: ends[3] }));
+        }
+    }
+
+    #[test]
+    fn scanning_a_large_damaged_segment_takes_one_pass() {
+        // Lengths that look possible everywhere must not make the search quadratic: with checksums computed for
+        // each of them this would read petabytes.
+        let bytes = vec![1_u8; 64 << 20];
+        assert_eq!(Records::new(&bytes, HEADER).count(), 0);
+    }
+
+    #[test]
+    fn headers_and_seals_read_back_and_no_harmed_header_does() {
+        let header = SegmentHeader { epoch: 7, index: 2, first_seq: u64::MAX };
+        let bytes = header.encode();
+        assert_eq!(SegmentHeader::decode(&bytes), Some(header));
+        for bit in 0..bytes.len() * 8 {
+            let mut harmed = bytes;
+            harmed[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(SegmentHeader::decode(&harmed), None);
+        }
+        assert_eq!(SegmentHeader::decode(&bytes[..31]), None);
+        let sealed =
+            [Sealed { epoch: 1, index: 0, nbytes: 32 }, Sealed { epoch: 2, index: 9, nbytes: 1 << 40 }];
+        assert_eq!(decode_seal(&encode_seal(&sealed)).unwrap(), sealed);
+        assert_eq!(decode_seal(&[0; 15]), None);
+    }
+}

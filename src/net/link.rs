@@ -77,6 +77,11 @@ impl Link {
         self.peer
     }
 
+    #[cfg(test)]
+    pub(super) fn into_stream(self) -> Stream {
+        self.stream
+    }
+
     /// The two halves, each for a task of its own.
     ///
     /// The reader of an accepted link has the limits of unauthenticated peers until

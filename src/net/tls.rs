@@ -290,3 +290,235 @@ fn not_the_peer(error: &io::Error, expect: Role) -> String {
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::frame::Frame;
+    use crate::net::{LinkError, Listener};
+    use crate::state::identity;
+    use bytes::Bytes;
+    use tokio::io::AsyncWriteExt;
+
+    /// Only ends tests that hang.
+    const LONG: Duration = Duration::from_secs(60);
+
+    struct Cluster {
+        _home: tempfile::TempDir,
+        dir: std::path::PathBuf,
+    }
+
+    impl Cluster {
+        fn new() -> Self {
+            let home = tempfile::tempdir().unwrap();
+            let dir = home.path().join("identity");
+            identity::create(&dir, ClusterId::random().unwrap()).unwrap();
+            Self { _home: home, dir }
+        }
+
+        fn transport(&self, role: Role) -> Transport {
+            Transport::tls(&identity::load(&self.dir, role).unwrap()).unwrap()
+        }
+    }
+
+    fn listen() -> (Listener, Vec<String>) {
+        let listener = Listener::bind(Some("127.0.0.1"), None).unwrap();
+        let addresses = listener.addresses();
+        (listener, addresses)
+    }
+
+    async fn meet(
+        server: &Transport,
+        client: &Transport,
+        expect: Role,
+    ) -> (Result<Link, AcceptError>, Result<Link, ConnectError>) {
+        let (listener, addresses) = listen();
+        tokio::join!(
+            async { server.accept(listener.accept().await.unwrap().0, LONG).await },
+            client.connect(&addresses, expect, LONG),
+        )
+    }
+
+    /// Sends frames both ways at once, as much as fills every buffer between.
+    async fn exchange(one: Link, other: Link) {
+        let frame = Frame {
+            header: Bytes::from_static(b"hello"),
+            buffers: vec![Bytes::from(vec![7; 3 << 20]), Bytes::new(), Bytes::from_static(b"x")],
+        };
+        let ((mut one_in, mut one_out), (mut other_in, mut other_out)) = (one.split(), other.split());
+        one_in.set_limits(Limits::AUTHENTICATED);
+        other_in.set_limits(Limits::AUTHENTICATED);
+        let frames = vec![frame.clone(); 5];
+        let (sent, sent_back, first, second) = tokio::join!(
+            one_out.send_all(&frames),
+            other_out.send_all(&frames),
+            async {
+                for _ in 0..5 {
+                    assert!(other_in.next().await.unwrap().unwrap() == frame);
+                }
+            },
+            async {
+                for _ in 0..5 {
+                    assert!(one_in.next().await.unwrap().unwrap() == frame);
+                }
+            },
+        );
+        sent.unwrap();
+        sent_back.unwrap();
+        let ((), ()) = (first, second);
+        one_out.close().await.unwrap();
+        assert_eq!(other_in.next().await.unwrap(), None, "a clean close");
+    }
+
+    #[tokio::test]
+    async fn every_role_meets_the_scheduler_and_is_known_by_its_certificate() {
+        let cluster = Cluster::new();
+        let scheduler = cluster.transport(Role::Scheduler);
+        for role in Role::ALL {
+            let (theirs, ours) = meet(&scheduler, &cluster.transport(role), Role::Scheduler).await;
+            let (theirs, ours) = (theirs.unwrap(), ours.unwrap());
+            assert_eq!(theirs.peer().role, Some(role));
+            assert_eq!(ours.peer().role, Some(Role::Scheduler));
+            if role == Role::Worker {
+                exchange(ours, theirs).await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn workers_meet_each_other() {
+        let cluster = Cluster::new();
+        let worker = cluster.transport(Role::Worker);
+        let (theirs, ours) = meet(&worker, &worker, Role::Worker).await;
+        assert_eq!(theirs.unwrap().peer().role, Some(Role::Worker));
+        ours.unwrap();
+    }
+
+    #[tokio::test]
+    async fn plain_links_carry_the_same_frames() {
+        let plain = Transport::insecure();
+        let (theirs, ours) = meet(&plain, &plain, Role::Scheduler).await;
+        let (theirs, ours) = (theirs.unwrap(), ours.unwrap());
+        assert_eq!((theirs.peer().role, ours.peer().role), (None, None));
+        exchange(ours, theirs).await;
+    }
+
+    #[tokio::test]
+    async fn another_clusters_scheduler_is_not_taken_for_ours() {
+        let (ours, other) = (Cluster::new(), Cluster::new());
+        let (_, refused) =
+            meet(&other.transport(Role::Scheduler), &ours.transport(Role::Worker), Role::Scheduler).await;
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains("isn't this cluster's scheduler"), "{text}");
+    }
+
+    /// An authority of one's own under the right names helps nobody: the signature counts.
+    #[tokio::test]
+    async fn a_forged_identity_of_the_same_cluster_id_is_refused_on_both_sides() {
+        let ours = Cluster::new();
+        let id = identity::load(&ours.dir, Role::Admin).unwrap().cluster_id();
+        let home = tempfile::tempdir().unwrap();
+        let forged = Cluster { dir: home.path().join("identity"), _home: home };
+        identity::create(&forged.dir, id).unwrap();
+
+        let (_, refused) =
+            meet(&forged.transport(Role::Scheduler), &ours.transport(Role::Worker), Role::Scheduler).await;
+        assert!(refused.is_err());
+        let (refused, _) =
+            meet(&ours.transport(Role::Scheduler), &forged.transport(Role::Admin), Role::Scheduler).await;
+        assert!(matches!(refused, Err(AcceptError::Handshake { .. })), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn no_other_role_can_pose_as_the_scheduler() {
+        let cluster = Cluster::new();
+        for impostor in [Role::Admin, Role::Worker, Role::ReadOnly] {
+            let (_, refused) =
+                meet(&cluster.transport(impostor), &cluster.transport(Role::Worker), Role::Scheduler).await;
+            assert!(refused.is_err(), "{impostor}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_renewed_leaf_and_an_old_one_still_meet() {
+        let cluster = Cluster::new();
+        let old = cluster.transport(Role::Worker);
+        identity::renew(&cluster.dir).unwrap();
+        let (theirs, ours) = meet(&cluster.transport(Role::Scheduler), &old, Role::Scheduler).await;
+        assert_eq!(theirs.unwrap().peer().role, Some(Role::Worker));
+        ours.unwrap();
+    }
+
+    #[tokio::test]
+    async fn silence_and_nonsense_instead_of_a_handshake_are_told_apart() {
+        let transport = Cluster::new().transport(Role::Scheduler);
+        let (listener, addresses) = listen();
+        let (accepted, silent) = tokio::join!(listener.accept(), TcpStream::connect(&addresses[0]));
+        let error = transport.accept(accepted.unwrap().0, Duration::from_millis(1)).await.unwrap_err();
+        assert!(matches!(error, AcceptError::TimedOut { .. }), "{error}");
+        drop(silent);
+
+        let (accepted, loud) = tokio::join!(listener.accept(), TcpStream::connect(&addresses[0]));
+        loud.unwrap().write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let error = transport.accept(accepted.unwrap().0, LONG).await.unwrap_err();
+        assert!(matches!(error, AcceptError::Handshake { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_isnt_of_the_cluster_learns_it_at_its_first_read() {
+        let (ours, other) = (Cluster::new(), Cluster::new());
+        // The stranger trusts our authority, but has a leaf of its own.
+        std::fs::copy(ours.dir.join("ca.pem"), other.dir.join("ca.pem")).unwrap();
+        std::fs::copy(ours.dir.join("cluster_id"), other.dir.join("cluster_id")).unwrap();
+        let (refused, link) =
+            meet(&ours.transport(Role::Scheduler), &other.transport(Role::Admin), Role::Scheduler).await;
+        assert!(refused.is_err());
+        let (mut reader, _writer) = link.unwrap().split();
+        assert!(matches!(reader.next().await, Err(LinkError::Io(_))));
+    }
+
+    #[tokio::test]
+    async fn addresses_are_tried_until_one_answers_and_all_failures_are_told() {
+        let cluster = Cluster::new();
+        let (scheduler, worker) = (cluster.transport(Role::Scheduler), cluster.transport(Role::Worker));
+        let (gone, dead) = listen();
+        drop(gone);
+        let (silent, deaf) = listen();
+        let (listener, live) = listen();
+        let addresses = [dead.clone(), deaf.clone(), vec!["no such host:1".to_owned()], live].concat();
+        let (accepted, link) = tokio::join!(
+            async { scheduler.accept(listener.accept().await.unwrap().0, LONG).await },
+            worker.connect(&addresses, Role::Scheduler, LONG),
+        );
+        assert_eq!(accepted.unwrap().peer().role, Some(Role::Worker));
+        link.unwrap();
+
+        let addresses = [dead, deaf].concat();
+        let error = worker.connect(&addresses, Role::Scheduler, Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!(error.failures.len(), 2);
+        assert_eq!(error.failures[1].1, "timed out");
+        let text = error.to_string();
+        assert!(
+            text.starts_with("can't reach the scheduler at 127.0.0.1:") && text.contains("refused"),
+            "{text}"
+        );
+        drop(silent);
+
+        let error = worker.connect(&[], Role::Scheduler, LONG).await.unwrap_err();
+        assert_eq!(error.to_string(), "can't reach the scheduler: no address of it is known");
+    }
+
+    #[tokio::test]
+    async fn both_ends_send_small_messages_at_once() {
+        let plain = Transport::insecure();
+        let (listener, addresses) = listen();
+        let (accepted, ours) =
+            tokio::join!(listener.accept(), plain.connect(&addresses, Role::Scheduler, LONG));
+        let accepted = accepted.unwrap().0;
+        assert!(!accepted.nodelay().unwrap());
+        tune(&accepted).unwrap();
+        assert!(accepted.nodelay().unwrap());
+        let Stream::Plain(ours) = ours.unwrap().into_stream() else { panic!("a plain link") };
+        assert!(ours.nodelay().unwrap());
+    }
+}

@@ -160,3 +160,130 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::pool::Pool;
+    use crate::net::reader::FrameReader;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    /// Counts writes, takes a limited number of bytes each time, and is pending every other time.
+    #[derive(Default)]
+    struct Sink {
+        bytes: Vec<u8>,
+        writes: usize,
+        at_most: usize,
+        is_pending: bool,
+    }
+
+    impl AsyncWrite for Sink {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.is_pending = !self.is_pending;
+            if self.is_pending {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.writes += 1;
+            let mut left = self.at_most;
+            for slice in slices {
+                let step = left.min(slice.len());
+                self.bytes.extend_from_slice(&slice[..step]);
+                left -= step;
+            }
+            Poll::Ready(Ok(self.at_most - left))
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn frames() -> Vec<Frame> {
+        let value = |len: usize| Bytes::from(vec![len as u8; len]);
+        (0..200)
+            .map(|n| Frame { header: value(n), buffers: vec![value(n * 50), value(0), value(n)] })
+            .collect()
+    }
+
+    async fn read_back(bytes: Vec<u8>) -> Vec<Frame> {
+        let mut reader = FrameReader::new(&bytes[..], Pool::default());
+        reader.set_limits(Limits::AUTHENTICATED);
+        let mut frames = Vec::new();
+        while let Some(frame) = reader.next().await.unwrap() {
+            frames.push(frame);
+        }
+        frames
+    }
+
+    #[tokio::test]
+    async fn many_small_frames_leave_in_one_write() {
+        let mut writer = FrameWriter::new(Sink { at_most: usize::MAX, ..Sink::default() });
+        for _ in 0..1000 {
+            writer.send(&Frame::new("forty bytes or so of a heartbeat message")).await.unwrap();
+        }
+        assert_eq!(writer.stream.writes, 0, "nothing leaves before the flush");
+        writer.flush().await.unwrap();
+        assert_eq!(writer.stream.writes, 1);
+        assert_eq!(writer.queued_bytes(), 0);
+        writer.flush().await.unwrap();
+        assert_eq!(writer.stream.writes, 1);
+    }
+
+    #[tokio::test]
+    async fn short_writes_and_dropped_flushes_lose_and_repeat_nothing() {
+        for at_most in [1000, 4097, usize::MAX] {
+            let mut writer = FrameWriter::new(Sink { at_most, ..Sink::default() });
+            for frame in &frames() {
+                writer.queue(frame).unwrap();
+                for _ in 0..2 {
+                    tokio::select! {
+                        biased;
+                        outcome = writer.flush() => outcome.unwrap(),
+                        () = std::future::ready(()) => {}
+                    }
+                }
+            }
+            writer.flush().await.unwrap();
+            assert!(read_back(writer.stream.bytes).await == frames(), "{at_most}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_batch_is_written_as_it_grows() {
+        let mut writer = FrameWriter::new(Sink { at_most: usize::MAX, ..Sink::default() });
+        let frame = Frame { header: Bytes::new(), buffers: vec![Bytes::from(vec![1; 300 << 10])] };
+        for _ in 0..40 {
+            writer.send(&frame).await.unwrap();
+            assert!(writer.queued_bytes() < 2 * WRITE_ABOVE_BYTES);
+        }
+        assert!(writer.stream.writes >= 5);
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_no_peer_would_take_is_refused_whole() {
+        let mut writer = FrameWriter::new(Sink { at_most: usize::MAX, ..Sink::default() });
+        let frame = Frame { header: Bytes::from_static(b"h"), buffers: vec![Bytes::new(); 256] };
+        assert_eq!(writer.queue(&frame), Err(FrameError::TooManyBuffers(256)));
+        writer.send(&Frame::new("next")).await.unwrap();
+        writer.flush().await.unwrap();
+        assert_eq!(read_back(writer.stream.bytes).await, [Frame::new("next")]);
+    }
+}

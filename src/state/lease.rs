@@ -397,7 +397,9 @@ mod tests {
         assert_eq!(Holder { boot_id: "other".into(), ..me.clone() }.liveness(), Liveness::Unknown);
         assert_eq!(Holder { pid_namespace: "pid:[1]".into(), ..me.clone() }.liveness(), Liveness::Unknown);
 
-        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        // It ends with this test's end of its input, whatever happens here.
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let (start_time, _) = process_stat(child.id()).unwrap().unwrap();
         let theirs = Holder { pid: child.id(), start_time, ..me };
         assert_eq!(theirs.liveness(), Liveness::Alive);
