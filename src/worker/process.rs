@@ -184,6 +184,17 @@ pub(super) fn processes() -> Vec<ProcessEntry> {
         .collect()
 }
 
+/// Waits until a process that isn't a child of this one is dead.
+#[cfg(test)]
+pub(super) fn wait_gone(pid: i32) {
+    let gone = || process(Pid::from_raw(pid)).is_none_or(|p| p.state == 'Z');
+    let started = Instant::now();
+    while !gone() {
+        assert!(started.elapsed() < Duration::from_secs(60), "process {pid} lives on");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// One process, if it is there.
 pub(super) fn process(pid: Pid) -> Option<ProcessEntry> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
