@@ -13,7 +13,9 @@ mod verdict;
 
 pub use verdict::{VerdictRecord, read_verdicts};
 
-use super::process::{Childhood, OomCounter, Reaped, poll_timeout, prepare, process, processes, reap_any};
+use super::process::{
+    OomCounter, Reaped, poll_timeout, process, processes, reap_any, signal_on_parent_death,
+};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill, killpg};
@@ -309,10 +311,7 @@ impl Supervisor {
         }
         // A worker without its supervisor leaves cleanly if it can. It stays in this session, so that a batch
         // system that kills a session reaches it.
-        prepare(
-            &mut command,
-            Childhood { session: false, death_signal: Signal::SIGTERM, first_to_die: false },
-        );
+        signal_on_parent_death(&mut command, Signal::SIGTERM);
         let (reader, writer) = io::pipe()?;
         command.stderr(writer);
         let child = command.spawn()?;
@@ -351,7 +350,7 @@ impl Supervisor {
     fn read_logs(&mut self) {
         for slot in &mut self.slots {
             if let SlotState::Running(running) = &mut slot.state {
-                running.log.pump();
+                running.log.pump(&mut io::stderr());
             }
         }
     }
@@ -401,7 +400,7 @@ impl Supervisor {
     fn ended(&mut self, reaped: &Reaped) {
         let Some(slot) = self.slots.iter_mut().find(|slot| slot.pid() == Some(reaped.pid)) else { return };
         let SlotState::Running(running) = &mut slot.state else { return };
-        running.log.pump();
+        running.log.pump(&mut io::stderr());
         let ran_out = self.oom.count() > running.kills_before;
         let mut verdict = VerdictRecord::of(&slot.name, slot.incarnation, reaped, ran_out);
         verdict.started = running.started;

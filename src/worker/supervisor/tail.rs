@@ -26,15 +26,15 @@ impl LogTail {
         self.pipe.as_ref()
     }
 
-    /// Takes what is there.
-    pub(super) fn pump(&mut self) {
+    /// Takes what is there, and hands it on to `job_log`.
+    pub(super) fn pump(&mut self, job_log: &mut impl Write) {
         let mut bytes = [0; 16 << 10];
         while let Some(pipe) = &mut self.pipe {
             match pipe.read(&mut bytes) {
                 Ok(0) => self.pipe = None,
                 Ok(n) => {
                     // A log that is closed or full is no reason to stop a worker.
-                    let _ = io::stderr().write_all(&bytes[..n]);
+                    let _ = job_log.write_all(&bytes[..n]);
                     self.keep(&bytes[..n]);
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -76,18 +76,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_lines_are_kept_whole_or_not() {
+    fn the_last_lines_are_kept_and_all_of_them_handed_on() {
         let (reader, mut writer) = io::pipe().unwrap();
         let mut tail = LogTail::new(reader).unwrap();
-        tail.pump();
+        let mut job_log = Vec::new();
+        tail.pump(&mut job_log);
         for i in 0..30 {
             writeln!(writer, "line {i}").unwrap();
         }
         write!(writer, "{}", "x".repeat(3000)).unwrap();
         drop(writer);
-        tail.pump();
+        tail.pump(&mut job_log);
         assert!(tail.pipe().is_none());
         let lines = tail.lines();
         assert_eq!((lines.len(), lines[0].as_str(), lines[19].len()), (20, "line 11", 2000));
+        assert!(job_log.starts_with(b"line 0\nline 1\n") && job_log.ends_with(b"xx"));
     }
 }
