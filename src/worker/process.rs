@@ -106,52 +106,21 @@ fn duration(time: libc::timeval) -> Duration {
     Duration::from_secs(time.tv_sec.max(0) as u64) + Duration::from_micros(time.tv_usec.max(0) as u64)
 }
 
-/// What a child does to itself between fork and exec.
-#[derive(Clone, Copy)]
-pub(super) struct Childhood {
-    /// A session and a process group of its own.
-    pub(super) session: bool,
-    /// The signal that it gets when the thread that starts it ends.
-    pub(super) death_signal: Signal,
-    /// Whether the kernel is to choose it rather than its parent when memory runs out.
-    pub(super) first_to_die: bool,
-}
-
-/// Makes `command` do that when it is spawned.
-pub(super) fn prepare(command: &mut Command, childhood: Childhood) {
+/// Makes `command`'s process get `signal` when the thread that spawns it ends.
+pub(super) fn signal_on_parent_death(command: &mut Command, signal: Signal) {
     let parent = Pid::this();
     let prepare = move || {
-        if childhood.session {
-            nix::unistd::setsid()?;
-        }
-        nix::sys::prctl::set_pdeathsig(childhood.death_signal)?;
-        // The parent may have died before the line above; then nobody would send the signal any more.
+        nix::sys::prctl::set_pdeathsig(signal)?;
+        // The parent may have died before that; then nobody would send the signal any more.
         if nix::unistd::getppid() != parent {
             return Err(io::Error::from(Errno::ESRCH));
         }
-        if childhood.first_to_die {
-            // Best effort: a kernel that refuses only chooses by size.
-            raise_oom_score();
-        }
         Ok(())
     };
-    // SAFETY: between fork and exec the closure makes only system calls (setsid, prctl, getppid, open, write,
-    // close), which are async-signal-safe; it allocates nothing and takes no lock.
+    // SAFETY: between fork and exec the closure makes two system calls, which are async-signal-safe; it
+    // allocates nothing and takes no lock.
     unsafe {
         command.pre_exec(prepare);
-    }
-}
-
-/// System calls only: this runs between fork and exec.
-fn raise_oom_score() {
-    const SCORE: &[u8] = b"500";
-    // SAFETY: the path is a C string, and the buffer lives through the write of its own length.
-    unsafe {
-        let fd = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-        if fd >= 0 {
-            libc::write(fd, SCORE.as_ptr().cast(), SCORE.len());
-            libc::close(fd);
-        }
     }
 }
 
@@ -184,6 +153,17 @@ pub(super) fn processes() -> Vec<ProcessEntry> {
         .collect()
 }
 
+/// Waits until a process that isn't a child of this one is dead.
+#[cfg(test)]
+pub(super) fn wait_gone(pid: i32) {
+    let gone = || process(Pid::from_raw(pid)).is_none_or(|p| p.state == 'Z');
+    let started = Instant::now();
+    while !gone() {
+        assert!(started.elapsed() < Duration::from_secs(60), "process {pid} lives on");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// One process, if it is there.
 pub(super) fn process(pid: Pid) -> Option<ProcessEntry> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
@@ -205,6 +185,14 @@ pub fn resident_bytes() -> Option<u64> {
     let pages: u64 = fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
     Some(pages * page as u64)
+}
+
+/// The most that this process ever had resident, in bytes; 0 where `/proc` doesn't say.
+pub(super) fn peak_resident_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: Option<u64> = line.and_then(|l| l.trim().strip_suffix(" kB")?.parse().ok());
+    kib.unwrap_or(0).saturating_mul(1024)
 }
 
 /// Counts the kernel's out-of-memory kills in this process's memory cgroup, which is the batch job's.

@@ -7,10 +7,11 @@
 use super::capture::{Capture, Stream, scratch};
 use super::environment::{self, Environment};
 use super::outputs::{self, discard, temporary_path};
+use super::spawn::{Start, spawn};
 use super::template::{self, Fill};
 use crate::graph::{CommandResult, CommandSpec, Op, TaskId, Value};
 use crate::worker::process::{
-    Childhood, ExitWatch, OomCounter, Reaped, poll_timeout, prepare, processes, reap, resident_bytes,
+    ExitWatch, OomCounter, Reaped, peak_resident_bytes, poll_timeout, processes, reap,
 };
 use bytes::Bytes;
 use nix::errno::Errno;
@@ -24,9 +25,8 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -119,7 +119,7 @@ pub struct Usage {
     pub wall: Duration,
     pub user: Duration,
     pub system: Duration,
-    /// Bytes of its largest process; 0: unknown, but no more than this worker itself had.
+    /// Bytes of its largest process; 0: unknown, but no more than this worker itself ever had.
     pub peak_rss: u64,
 }
 
@@ -166,7 +166,7 @@ struct Plan {
     argv: Vec<OsString>,
     env: Environment,
     cwd: PathBuf,
-    stdin: Stdio,
+    stdin: OwnedFd,
     outputs: Vec<PlannedOutput>,
 }
 
@@ -177,6 +177,12 @@ struct PlannedOutput {
 }
 
 type Refusal = (TaskErrorKind, String);
+
+/// An attempt that has been started: its process, and our ends of its standard output and error.
+struct Started {
+    pid: Pid,
+    streams: [File; 2],
+}
 
 /// Why we ended an attempt ourselves.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -243,19 +249,19 @@ impl CommandHost {
             );
         }
         let started = Instant::now();
-        let (own_rss, kills) = (resident_bytes().unwrap_or(0), self.oom.count());
-        let mut plan = match self.plan(spec, attempt) {
+        let kills = self.oom.count();
+        let plan = match self.plan(spec, attempt) {
             Ok(plan) => plan,
             Err((kind, message)) => return refused(kind, message),
         };
-        let child = match self.spawn(&mut plan) {
+        let child = match self.spawn(&plan) {
             Ok(child) => child,
             Err((kind, message)) => return refused(kind, message),
         };
         let limit = (spec.time_limit_ms > 0).then(|| Duration::from_millis(spec.time_limit_ms));
         let ended = self.watch(child, attempt, limit, cancel);
         let killed_for_memory = self.oom.count() > kills;
-        let usage = usage(&ended.reaped, started, own_rss);
+        let usage = usage(&ended.reaped, started);
         let verdict = self.judge(spec, &plan, &ended, killed_for_memory);
         let temporaries = plan.temporaries();
         let (result, unkept) = result_of(ended);
@@ -298,37 +304,19 @@ impl CommandHost {
         let env = environment::of_attempt(self, spec, attempt, &temporaries);
         let word = argv.first().ok_or_else(|| refuse("the command has no words".to_owned()))?;
         let program = environment::program(word, &env, &cwd, &self.host).map_err(refuse)?;
-        let stdin = match &spec.stdin {
-            None => Stdio::null(),
-            Some(path) => {
-                let path = cwd.join(path);
-                let file = File::open(&path).map_err(|e| {
-                    let text =
-                        format!("{}: can't be read as standard input on {}: {e}", path.display(), self.host);
-                    (TaskErrorKind::MissingStdin, text)
-                })?;
-                Stdio::from(file)
-            }
-        };
-        Ok(Plan { program, argv, env, cwd, stdin, outputs })
+        let stdin = cwd.join(spec.stdin.as_deref().unwrap_or("/dev/null"));
+        let stdin = File::open(&stdin).map_err(|e| {
+            let text = format!("{}: can't be read as standard input on {}: {e}", stdin.display(), self.host);
+            (TaskErrorKind::MissingStdin, text)
+        })?;
+        Ok(Plan { program, argv, env, cwd, stdin: stdin.into(), outputs })
     }
 
-    fn spawn(&self, plan: &mut Plan) -> Result<Child, Refusal> {
-        let mut command = Command::new(&plan.program);
-        command
-            .arg0(&plan.argv[0])
-            .args(&plan.argv[1..])
-            .env_clear()
-            .envs(&plan.env)
-            .current_dir(&plan.cwd)
-            .stdin(std::mem::replace(&mut plan.stdin, Stdio::null()))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        prepare(&mut command, Childhood { session: true, death_signal: Signal::SIGKILL, first_to_die: true });
+    fn spawn(&self, plan: &Plan) -> Result<Started, Refusal> {
         let mut tries = 0;
         loop {
-            let error = match command.spawn() {
-                Ok(child) => return Ok(child),
+            let error = match start(plan) {
+                Ok(started) => return Ok(started),
                 Err(error) => error,
             };
             tries += 1;
@@ -347,7 +335,6 @@ impl CommandHost {
             Some(Errno::E2BIG) => ": its arguments and environment are too long for one command",
             Some(Errno::EAGAIN) => ": no more processes are allowed here (ulimit -u)",
             Some(Errno::ENOMEM) => ": no memory left to start it",
-            Some(Errno::ENOEXEC) => ": it is no program for this kind of machine",
             _ => "",
         };
         format!("{}: can't be started on {}{hint} ({error})", program.display(), self.host)
@@ -356,7 +343,7 @@ impl CommandHost {
     /// From the fork to the wait.
     fn watch(
         &self,
-        mut child: Child,
+        child: Started,
         attempt: &Attempt,
         limit: Option<Duration>,
         cancel: &CancelHandle,
@@ -366,14 +353,11 @@ impl CommandHost {
             let path = self.spill_dir.join(format!("{stem}.{stream}"));
             Capture::new(path, self.inline_limit, self.file_limit)
         };
-        let pid = Pid::from_raw(child.id() as i32);
+        let pid = child.pid;
         let mut watched = Watched {
             pid,
             watch: ExitWatch::new(pid),
-            streams: [
-                child.stdout.take().and_then(|s| unblocking(s.into())),
-                child.stderr.take().and_then(|s| unblocking(s.into())),
-            ],
+            streams: child.streams.map(Some),
             captures: [capture("stdout"), capture("stderr")],
             scratch: scratch(),
             stop: None,
@@ -561,10 +545,21 @@ impl Watched {
     }
 }
 
-fn unblocking(fd: OwnedFd) -> Option<File> {
-    // Fails only for a descriptor that isn't one.
-    fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).ok()?;
-    Some(File::from(fd))
+/// Starts a planned attempt.
+fn start(plan: &Plan) -> io::Result<Started> {
+    let (out, out_end) = stream()?;
+    let (err, err_end) = stream()?;
+    let stdio = [&plan.stdin, &out_end, &err_end];
+    let pid =
+        spawn(&Start { program: &plan.program, argv: &plan.argv, env: &plan.env, cwd: &plan.cwd, stdio })?;
+    Ok(Started { pid, streams: [out, err] })
+}
+
+/// A pipe of which our end doesn't block.
+fn stream() -> io::Result<(File, OwnedFd)> {
+    let (reader, writer) = io::pipe()?;
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((File::from(OwnedFd::from(reader)), writer.into()))
 }
 
 /// An empty group is no error: the zombie that leads it gets the signal.
@@ -591,12 +586,12 @@ fn missing_directories(plan: &Plan) -> String {
     missing.map_or(String::new(), |p| format!(" (the output's directory {} isn't there)", p.display()))
 }
 
-fn usage(reaped: &io::Result<Reaped>, started: Instant, own_rss: u64) -> Usage {
+fn usage(reaped: &io::Result<Reaped>, started: Instant) -> Usage {
     let wall = started.elapsed();
     match reaped {
         Ok(r) => {
             // Before its exec, the child was a copy of this process and counted as large.
-            let peak_rss = if r.peak_rss > own_rss { r.peak_rss } else { 0 };
+            let peak_rss = if r.peak_rss > peak_resident_bytes() { r.peak_rss } else { 0 };
             Usage { wall, user: r.user, system: r.system, peak_rss }
         }
         Err(_) => Usage { wall, ..Usage::default() },

@@ -106,3 +106,29 @@ pub(super) fn program(word: &OsStr, env: &Environment, cwd: &Path, host: &str) -
 fn executable(path: &Path) -> bool {
     access(path, AccessFlags::X_OK).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_batch_systems_variables_are_handed_on_and_the_launchers_are_not() {
+        let names = [
+            ("SLURM_JOB_ID", true),
+            ("PBS_NODEFILE", true),
+            ("PATH", true),
+            ("JOBQ_CLUSTER", true),
+            ("OMPI_COMM_WORLD_RANK", false),
+            ("PMIX_RANK", false),
+            ("PMI_FD", false),
+            ("MPICH_INTERFACE_HOSTNAME", false),
+            ("HYDRA_PROXY_ID", false),
+            ("JOBQ_TASK_OUTPUT", false),
+        ];
+        let all = names.iter().map(|(name, _)| (OsString::from(name), OsString::from("x")));
+        let kept = base(all);
+        for (name, expected) in names {
+            assert_eq!(kept.contains_key(OsStr::new(name)), expected, "{name}");
+        }
+    }
+}

@@ -311,7 +311,7 @@ mod tests {
             job(3, "no such", b"", vec![]),
             job(4, "echo", b"alive", vec![]),
         ]);
-        let mut next = || done.recv().unwrap().result;
+        let next = || done.recv().unwrap().result;
         assert_eq!(next().unwrap_err(), "kernel 'fail': u.nc: no variable x_wind");
         assert_eq!(next().unwrap_err(), "kernel 'panic' panicked: at 0");
         assert!(next().unwrap_err().starts_with("no kernel 'no such'"));

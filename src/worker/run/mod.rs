@@ -8,6 +8,7 @@ pub mod command;
 mod environment;
 pub mod kernel;
 pub mod outputs;
+mod spawn;
 pub mod template;
 
 pub use command::{Attempt, CancelHandle, CommandHost, CommandOutcome, TaskErrorKind, Usage};

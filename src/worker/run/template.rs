@@ -26,7 +26,7 @@ pub struct Fill<'a> {
 pub enum TemplateError {
     #[error("a command needs at least the name of a program")]
     Empty,
-    #[error("'{word}' uses {{out{number}}}, but only {declared} --output are given")]
+    #[error("'{word}' uses {{out{number}}}, but only {declared} --output given")]
     NoSuchOutput { word: String, number: usize, declared: usize },
     #[error("--output '{0}' can't contain {{out}}: it is what {{out}} becomes")]
     OutInOutput(String),
@@ -188,5 +188,110 @@ fn without_extension(argument: &[u8]) -> &[u8] {
     match argument.iter().rposition(|b| matches!(b, b'.' | b'/')) {
         Some(at) if argument[at] == b'.' => &argument[..at],
         _ => argument,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::OutputSpec;
+
+    fn spec(argv: &[&str], substitute: bool) -> CommandSpec {
+        CommandSpec {
+            argv: argv.iter().map(|w| w.to_string()).collect(),
+            substitute,
+            cwd: "/".into(),
+            env_from: Default::default(),
+            env: vec![],
+            stdin: None,
+            outputs: vec![],
+            resources: Default::default(),
+            retries: 0,
+            time_limit_ms: 0,
+            at_most_once: false,
+        }
+    }
+
+    fn with_outputs(argv: &[&str], outputs: &[&str]) -> CommandSpec {
+        let outputs = outputs.iter().map(|p| OutputSpec { path: p.to_string(), fenced: true }).collect();
+        CommandSpec { outputs, ..spec(argv, true) }
+    }
+
+    fn words(argv: &[&str], argument: &[u8], substitute: bool) -> Vec<String> {
+        let outputs = [PathBuf::from("/t/one"), PathBuf::from("/t/two")];
+        let fill = Fill { argument, ordinal: 7, outputs: &outputs };
+        let words = super::argv(&spec(argv, substitute), fill);
+        words.into_iter().map(|w| w.into_string().unwrap()).collect()
+    }
+
+    /// The rows are what GNU parallel 20221122 makes of them.
+    #[test]
+    fn an_argument_is_taken_apart_as_gnu_parallel_does() {
+        for (argument, basename, stem, both) in [
+            ("foo.jpg", "foo.jpg", "foo", "foo"),
+            ("sub.dir/foo.jpg", "foo.jpg", "sub.dir/foo", "foo"),
+            ("sub.dir/bar", "bar", "sub.dir/bar", "bar"),
+            (".bashrc", ".bashrc", "", ""),
+            ("a/.b", ".b", "a/", ""),
+            ("foo.", "foo.", "foo", "foo"),
+            ("a.b.c", "a.b.c", "a.b", "a.b"),
+            ("x/", "", "x/", ""),
+            ("/a.b/", "", "/a.b/", ""),
+            ("..", "..", ".", "."),
+            ("../x", "x", "../x", "x"),
+            ("a b.c", "a b.c", "a b", "a b"),
+            ("", "", "", ""),
+            ("{/}", "}", "{/}", "}"),
+        ] {
+            let got = words(&["{}", "{/}", "{.}", "{/.}", "{#}"], argument.as_bytes(), true);
+            assert_eq!(got, [argument, basename, stem, both, "7"], "{argument:?}");
+        }
+    }
+
+    #[test]
+    fn words_are_filled_wherever_a_placeholder_stands() {
+        let rows: [(&[&str], &[&str]); 9] = [
+            (&["echo", "x{}y{}{"], &["echo", "xAyA{"]),
+            (&["echo", "{{}}"], &["echo", "{A}"]),
+            (&["echo"], &["echo", "A"]),
+            (&["echo", "{#}"], &["echo", "7"]),
+            (&["echo", "{out}"], &["echo", "/t/one", "A"]),
+            (&["cp", "{}", "{out}", "-{out2}-"], &["cp", "A", "/t/one", "-/t/two-"]),
+            (&["echo", "{out1} {out02} {out3} {out+2}"], &["echo", "{out1} {out02} {out3} {out+2}", "A"]),
+            (&["awk", "{print}", "{//}", "é{}é"], &["awk", "{print}", "{//}", "éAé"]),
+            (&["{}"], &["A"]),
+        ];
+        for (argv, expected) in rows {
+            assert_eq!(words(argv, b"A", true), expected, "{argv:?}");
+        }
+    }
+
+    #[test]
+    fn a_submitted_command_stands_as_it_is_but_for_its_outputs() {
+        let argv = ["find", "{}", "{.}", "{#}", "x{out}"];
+        assert_eq!(words(&argv, b"", false), ["find", "{}", "{.}", "{#}", "x/t/one"]);
+        let fill = Fill { argument: b"", ordinal: 1, outputs: &[] };
+        assert_eq!(output_path(&spec(&argv, false), "{}.txt", fill), PathBuf::from("{}.txt"));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_stay_what_they_are_and_arguments_are_never_filled_again() {
+        let fill = Fill { argument: b"d/\xff{#} {out}.nc", ordinal: 7, outputs: &[] };
+        let argv = super::argv(&spec(&["p", "{/.}"], true), fill);
+        assert_eq!(argv[1].as_bytes(), b"\xff{#} {out}");
+        let path = output_path(&spec(&["p"], true), "o/{/.}-{#}{out}", fill);
+        assert_eq!(path.as_os_str().as_bytes(), b"o/\xff{#} {out}-7{out}");
+    }
+
+    #[test]
+    fn what_cant_be_filled_is_refused_before_it_runs() {
+        assert_eq!(check(&with_outputs(&["p", "{out2}"], &["a", "b"])), Ok(()));
+        assert_eq!(check(&spec(&["p", "{out}"], false)), Ok(()), "without --output it is just a word");
+        assert_eq!(check(&spec(&[], true)), Err(TemplateError::Empty));
+        let error = check(&with_outputs(&["p", "x{out3}"], &["a", "b"])).unwrap_err();
+        assert_eq!(error.to_string(), "'x{out3}' uses {out3}, but only 2 --output given");
+        assert!(matches!(check(&with_outputs(&["p"], &["d/"])), Err(TemplateError::NoFile(_))));
+        assert!(matches!(check(&with_outputs(&["p"], &["{out}.x"])), Err(TemplateError::OutInOutput(_))));
+        assert!(uses_outputs("-o{out2}") && !uses_outputs("{}"));
     }
 }
