@@ -48,6 +48,7 @@ verbs! {
 /// Turn a batch queue into a living cluster for lazy task graphs
 #[derive(Parser)]
 #[command(version, disable_help_subcommand = true, arg_required_else_help = true, after_help = AFTER_HELP)]
+#[command(subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
