@@ -16,7 +16,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     program.build();
     match program.find_subcommand_mut(&topic) {
         Some(verb) => {
-            context.out.bytes(verb.render_long_help().to_string().as_bytes())?;
+            context.out.bytes(verb.render_help().to_string().as_bytes())?;
             Ok(Exit::Ok)
         }
         None => {
@@ -30,6 +30,6 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
 /// The list of verbs, on stdout.
 pub(super) fn print_overview(program: &'static str) -> Exit {
     // A reader that has gone away has seen enough.
-    let _ = command(program).print_long_help();
+    let _ = command(program).print_help();
     Exit::Ok
 }

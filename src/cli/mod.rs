@@ -1,6 +1,6 @@
 //! The command line: one file a verb with its `Args` and its `run`. This file is the table of contents.
 //!
-//! A new verb is a file and a line in [`verbs`]: that line makes it parse, run, appear in `jq help`, and be ours
+//! A new verb is a file and a line in `verbs!`: that line makes it parse, run, appear in `jq help`, and be ours
 //! when it is typed after `jq`. Verbs that scripts start and people don't type carry `#[command(hide = true)]`.
 
 pub mod arguments;
@@ -48,6 +48,7 @@ verbs! {
 /// Turn a batch queue into a living cluster for lazy task graphs
 #[derive(Parser)]
 #[command(version, disable_help_subcommand = true, arg_required_else_help = true, after_help = AFTER_HELP)]
+#[command(subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,

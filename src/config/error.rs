@@ -19,8 +19,8 @@ pub enum ConfigError {
     BadValue { place: Origin, key: String, why: String },
     #[error("{}: not read, because {why}", file.display())]
     Untrusted { file: PathBuf, why: String },
-    #[error("{place}: `{key} = {value}` is beyond the limit `{limit} = {bound}` of {bound_place}")]
-    Limit { place: Origin, key: String, value: String, limit: String, bound: String, bound_place: Origin },
+    #[error(transparent)]
+    Limit(Box<BeyondLimit>),
     #[error(
         "no profile `{queue}`, and no batch system is configured that could have a queue of that name; \
          profiles: {profiles}"
@@ -32,6 +32,18 @@ pub enum ConfigError {
     BuiltIn(String),
 }
 
+/// A value that somebody wrote and a limit that somebody else did.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: `{key} = {value}` is beyond the limit `{limit} = {bound}` of {bound_place}")]
+pub struct BeyondLimit {
+    pub place: Origin,
+    pub key: String,
+    pub value: String,
+    pub limit: String,
+    pub bound: String,
+    pub bound_place: Origin,
+}
+
 impl ConfigError {
     /// What to do next, where the message doesn't say it already; may be empty.
     pub fn hint(&self) -> String {
@@ -39,9 +51,7 @@ impl ConfigError {
             ConfigError::UnknownSection { .. } | ConfigError::UnknownKey { .. } => {
                 "`jq config` lists every key".to_owned()
             }
-            ConfigError::Limit { .. } => {
-                "limits are the site's: ask whoever looks after that file".to_owned()
-            }
+            ConfigError::Limit(_) => "limits are the site's: ask whoever looks after that file".to_owned(),
             ConfigError::NoSuchQueue { .. } => {
                 "choose a profile with --queue, or set `profile.system` in config.toml".to_owned()
             }

@@ -95,7 +95,7 @@ pub(super) fn find(path: &str, place: &Origin) -> Result<&'static schema::Key, C
 
 /// The text of a file; `None` where there is none.
 pub(super) fn read(file: &Path) -> Result<Option<String>, ConfigError> {
-    Ok(open(file)?.map(|handle| text_of(handle, file)).transpose()?)
+    open(file)?.map(|handle| text_of(handle, file)).transpose()
 }
 
 /// The text of the project's file. It comes with a directory that anybody may have filled, and it can name

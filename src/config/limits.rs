@@ -1,6 +1,6 @@
 //! `[limits]`: what the site's file says binds every later layer.
 
-use super::error::ConfigError;
+use super::error::{BeyondLimit, ConfigError};
 use super::file::Values;
 use super::origin::{Layer, Origin};
 use super::value::Value;
@@ -75,12 +75,12 @@ fn beyond(value: &Value, bound: &Value, side: Side) -> bool {
 }
 
 fn refusal(key: &str, value: &Value, place: Origin, limit: &str, bound: (&Value, &Origin)) -> ConfigError {
-    ConfigError::Limit {
+    ConfigError::Limit(Box::new(BeyondLimit {
         place,
         key: key.to_owned(),
         value: value.to_string(),
         limit: limit.to_owned(),
         bound: bound.0.to_string(),
         bound_place: bound.1.clone(),
-    }
+    }))
 }

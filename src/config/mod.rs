@@ -18,7 +18,7 @@ mod settings;
 mod units;
 mod value;
 
-pub use error::ConfigError;
+pub use error::{BeyondLimit, ConfigError};
 pub use expand::expand;
 pub use file::ENVIRONMENT_PREFIX;
 pub use origin::{Layer, Origin};

@@ -1,7 +1,7 @@
 //! The resolved configuration: plain values, none of them missing. Fields are named as their keys in
 //! `configs/default.toml`, which says what each means.
 
-use super::error::ConfigError;
+use super::error::{BeyondLimit, ConfigError};
 use super::origin::Origin;
 use super::units::{PortRange, duration, ports, size};
 use serde::{Deserialize, Serialize};
@@ -182,14 +182,14 @@ impl Settings {
     pub fn check_workers(&self, workers: u32, asked_by: &str) -> Result<(), ConfigError> {
         let max = self.limits.max_workers;
         match self.origin("limits.max_workers") {
-            Some(bound_place) if workers > max => Err(ConfigError::Limit {
+            Some(bound_place) if workers > max => Err(ConfigError::Limit(Box::new(BeyondLimit {
                 place: Origin::flag(asked_by),
                 key: "workers".to_owned(),
                 value: workers.to_string(),
                 limit: "limits.max_workers".to_owned(),
                 bound: max.to_string(),
                 bound_place: bound_place.clone(),
-            }),
+            }))),
             _ => Ok(()),
         }
     }
