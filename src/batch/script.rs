@@ -276,3 +276,6 @@ fn skips(skip: &str, directive: &str) -> bool {
         directive.contains(skip)
     }
 }
+
+#[cfg(test)]
+mod tests;

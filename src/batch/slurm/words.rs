@@ -81,7 +81,7 @@ fn explain(reason: &str) -> (String, bool) {
         _ if limit && word.contains("Limit") => {
             (format!("the {owner} is at a limit and other jobs have to end first ({word})"), false)
         }
-        _ if word.to_lowercase().contains("held") => (format!("it is held back ({word})"), true),
+        _ if reason.to_lowercase().contains("held") => (format!("it is held back ({reason})"), true),
         _ => (format!("Slurm says {reason}"), false),
     }
 }
