@@ -4,8 +4,8 @@ use crate::graph::{Columns, Graph, Key, TaskId, Value};
 use crate::net::values::{self, ValueLink};
 use crate::net::{ConnectError, Frame, LinkError, Reader, Transport, Writer};
 use crate::protocol::{
-    self, Counts, Failure, FromClient, GraphOptions, PeerKind, RefusalKind, Reply, Request, RequestId, StoredValue,
-    TaskReport, TaskStateName, ToClient,
+    self, Counts, Failure, FromClient, GraphOptions, PeerKind, RefusalKind, Reply, Request, RequestId,
+    StoredValue, TaskReport, TaskStateName, ToClient,
 };
 use crate::state::{Role, StateDir, StateError};
 use bytes::Bytes;
@@ -128,7 +128,11 @@ impl Client {
         }
     }
 
-    async fn once(&mut self, request: &Request, progress: &mut impl FnMut(&Counts)) -> Result<Reply, ClientError> {
+    async fn once(
+        &mut self,
+        request: &Request,
+        progress: &mut impl FnMut(&Counts),
+    ) -> Result<Reply, ClientError> {
         self.next_call += 1;
         let call = self.next_call;
         let message = FromClient { call, request: request.clone() };
@@ -179,7 +183,11 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::call`].
-    pub async fn submit(&mut self, graph: Graph, options: GraphOptions) -> Result<crate::graph::GraphId, ClientError> {
+    pub async fn submit(
+        &mut self,
+        graph: Graph,
+        options: GraphOptions,
+    ) -> Result<crate::graph::GraphId, ClientError> {
         let mut submission = Submission::new(options)?;
         self.submit_part(&mut submission, graph.into_columns(), true).await?;
         submission.graph.ok_or_else(|| ClientError::Answer("a graph without a number".into()))
@@ -267,7 +275,8 @@ async fn open(state: &StateDir, transport: &Transport) -> Result<Link, ClientErr
     let not_up = || ClientError::NotUp { name: state.name().to_owned() };
     let contact = state.read_contact()?.ok_or_else(not_up)?;
     let link = transport.connect(&contact.addresses, Role::Scheduler, CONNECT_TIMEOUT).await;
-    let unreachable = |source| ClientError::Unreachable { name: state.name().to_owned(), host: contact.host, source };
+    let unreachable =
+        |source| ClientError::Unreachable { name: state.name().to_owned(), host: contact.host, source };
     let (reader, mut writer) = link.map_err(unreachable)?.split();
     writer.send_all(&[values::hello(PeerKind::Client)]).await?;
     Ok(Link { reader, writer })

@@ -55,7 +55,8 @@ impl ClusterSpec {
         if profile.slots > 0 {
             return profile.slots;
         }
-        let host = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+        let host =
+            std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
         // Room to scale up to four times what was first asked for without another `up`.
         host.max(self.workers.saturating_mul(profile.cores).saturating_mul(4))
     }
@@ -105,7 +106,8 @@ impl ClusterSpec {
     /// Where the job's output goes.
     pub fn job_log(&self, state: &StateDir, name: &str) -> PathBuf {
         let directory = &self.settings.profile.log_directory;
-        let directory = if directory.as_os_str().is_empty() { state.allocations_dir() } else { directory.clone() };
+        let directory =
+            if directory.as_os_str().is_empty() { state.allocations_dir() } else { directory.clone() };
         directory.join(format!("{name}.log"))
     }
 

@@ -57,10 +57,10 @@ pub struct Launch {
 pub struct Settings {
     /// Names of the workers; at least one.
     pub workers: Vec<String>,
-    /// The worker; it gets `--name NAME --incarnation ID` besides, ID being a new number at each start. Exit
+    /// The worker; it gets `--worker NAME --incarnation ID` besides, ID being a new number at each start. Exit
     /// code 0 means that it left cleanly. It gets SIGTERM when it is to leave, perhaps more than once.
     pub worker: Launch,
-    /// This program as the supervisor of one worker; it gets `--name NAME` besides. Used for several workers.
+    /// This program as the supervisor of one worker; it gets `--worker NAME` besides. Used for several workers.
     pub supervisor: Launch,
     /// Where verdicts are written.
     pub allocation_dir: PathBuf,
@@ -303,7 +303,7 @@ impl Supervisor {
         let slot = &mut self.slots[i];
         let launch = if nested { &self.settings.supervisor } else { &self.settings.worker };
         let mut command = Command::new(&launch.program);
-        command.args(&launch.args).arg("--name").arg(&slot.name).stdin(Stdio::null());
+        command.args(&launch.args).arg("--worker").arg(&slot.name).stdin(Stdio::null());
         if !nested {
             // Ascending even if the clock is set back; microseconds are exact as JSON numbers too.
             slot.incarnation = (unix_time().as_micros() as u64).max(slot.incarnation + 1);

@@ -133,7 +133,7 @@ fn a_worker_that_leaves_cleanly_ends_the_allocation_without_a_verdict() {
     let f = Fixture::new("echo \"$@\" > args; exit 0\n");
     assert_eq!(f.start().ended(), Some(0));
     let args = f.read("args");
-    let incarnation: u64 = args.strip_prefix("--name w1 --incarnation ").unwrap().parse().unwrap();
+    let incarnation: u64 = args.strip_prefix("--worker w1 --incarnation ").unwrap().parse().unwrap();
     assert!(incarnation > 0);
     assert!(f.verdicts().is_empty() && !exists(&f.path("reports")));
 }

@@ -55,9 +55,8 @@ impl Launcher {
         events: mpsc::Sender<Incoming>,
     ) -> anyhow::Result<Launcher> {
         let system = &spec.settings.profile.system;
-        let batch = spec
-            .batch(&state)
-            .ok_or_else(|| anyhow::anyhow!("no batch system is called '{system}'"))?;
+        let batch =
+            spec.batch(&state).ok_or_else(|| anyhow::anyhow!("no batch system is called '{system}'"))?;
         let identity = state.identity(crate::state::Role::Scheduler)?;
         let intents = Intents::open(&state.intents_dir(), identity.cluster_id())?;
         let templates = spec.templates()?;
@@ -66,7 +65,19 @@ impl Launcher {
         let now = Instant::now();
         let jobs = BTreeMap::new();
         let next_poll = now + interval;
-        Ok(Launcher { state, spec, epoch, batch, intents, templates, jobs, events, interval, next_poll, last_poll: now })
+        Ok(Launcher {
+            state,
+            spec,
+            epoch,
+            batch,
+            intents,
+            templates,
+            jobs,
+            events,
+            interval,
+            next_poll,
+            last_poll: now,
+        })
     }
 
     /// The highest allocation number that was ever used: numbers are not used again.
@@ -161,9 +172,11 @@ impl Launcher {
 
     async fn cancel(&mut self, ids: &[AllocationId]) {
         let mut jobs = Vec::new();
-        for job in ids.iter().filter_map(|id| self.jobs.get_mut(id)) {
-            job.cancelled = true;
-            jobs.extend(job.id.clone());
+        for id in ids {
+            if let Some(job) = self.jobs.get_mut(id) {
+                job.cancelled = true;
+                jobs.extend(job.id.clone());
+            }
         }
         if !jobs.is_empty()
             && let Err(error) = self.batch.cancel(&jobs).await
@@ -218,8 +231,12 @@ impl Launcher {
 
     /// Looks for jobs whose submit had no answer, by their names; cancels those that are not wanted any more.
     async fn find_ambiguous(&mut self) -> Result<(), BatchError> {
-        let unknown: Vec<(AllocationId, String)> =
-            self.jobs.iter().filter(|(_, job)| job.id.is_none()).map(|(id, job)| (*id, job.name.clone())).collect();
+        let unknown: Vec<(AllocationId, String)> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.id.is_none())
+            .map(|(id, job)| (*id, job.name.clone()))
+            .collect();
         for (allocation, name) in unknown {
             let found = self.batch.find(&name).await?;
             let Some(found) = found.into_iter().find(|job| job.name == name) else { continue };

@@ -34,10 +34,22 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What reaches the main loop.
 pub(crate) enum Incoming {
-    Connected { peer: PeerId, frames: mpsc::Sender<Frame> },
-    FromWorker { peer: PeerId, messages: Vec<FromWorker> },
-    FromClient { peer: PeerId, messages: Vec<FromClient> },
-    Lost { peer: PeerId, reason: String },
+    Connected {
+        peer: PeerId,
+        frames: mpsc::Sender<Frame>,
+    },
+    FromWorker {
+        peer: PeerId,
+        messages: Vec<FromWorker>,
+    },
+    FromClient {
+        peer: PeerId,
+        messages: Vec<FromClient>,
+    },
+    Lost {
+        peer: PeerId,
+        reason: String,
+    },
     Core(Event),
     /// This scheduler must not act any more.
     Fatal(String),
@@ -50,7 +62,8 @@ pub(crate) enum Incoming {
 pub async fn serve(state: StateDir) -> anyhow::Result<()> {
     let file = state.read_cluster()?.context("cluster.toml is missing: `jq up` writes it")?;
     let spec: ClusterSpec = file.spec_as()?;
-    let note = format!("pid {} on {}", std::process::id(), crate::net::listen::host_name().unwrap_or_default());
+    let note =
+        format!("pid {} on {}", std::process::id(), crate::net::listen::host_name().unwrap_or_default());
     let epoch = state::epoch::claim(state.path(), &note)?;
     info!("epoch {} of cluster {} ({note})", epoch.number, state.name());
     let (events, incoming) = mpsc::channel(EVENT_QUEUE);
@@ -66,7 +79,8 @@ pub async fn serve(state: StateDir) -> anyhow::Result<()> {
     tokio::spawn(links::accept_all(listener, transport, events));
     let clock = Clock::start();
     let core = Core::new(config, clock.now());
-    let mut shell = Shell { core, clock, peers: Peers::new(), journal, commands, waiting: Vec::new(), exit: None };
+    let mut shell =
+        Shell { core, clock, peers: Peers::new(), journal, commands, waiting: Vec::new(), exit: None };
     shell.start(spec.workers);
     let ended = shell.run(incoming).await;
     if shell.exit.is_some() {
@@ -87,7 +101,8 @@ pub fn transport(state: &StateDir, spec: &ClusterSpec, role: Role) -> anyhow::Re
 }
 
 fn listen(settings: &Settings) -> anyhow::Result<Listener> {
-    let interface = [&settings.scheduler.interface, &settings.profile.interface].into_iter().find(|i| !i.is_empty());
+    let interface =
+        [&settings.scheduler.interface, &settings.profile.interface].into_iter().find(|i| !i.is_empty());
     let ports = settings.scheduler.port_range;
     let ports = (!ports.is_any()).then_some(ports.first..=ports.last);
     Ok(Listener::bind(interface.map(String::as_str), ports)?)

@@ -45,9 +45,17 @@ pub struct Options {
 /// What reaches the main loop.
 enum Incoming {
     /// A new link; messages of older ones don't count any more.
-    Linked { generation: u64, frames: mpsc::UnboundedSender<Frame> },
-    Unlinked { generation: u64 },
-    FromScheduler { generation: u64, messages: Vec<ToWorker> },
+    Linked {
+        generation: u64,
+        frames: mpsc::UnboundedSender<Frame>,
+    },
+    Unlinked {
+        generation: u64,
+    },
+    FromScheduler {
+        generation: u64,
+        messages: Vec<ToWorker>,
+    },
     Core(Event),
     /// Kernels that ended, by their tokens.
     Kernels(Vec<super::run::KernelDone>),
@@ -125,7 +133,9 @@ fn open_store(settings: &Settings, id: &WorkerId) -> Store {
     let share = |part: f64| (memory as f64 * part) as u64;
     let limits = Limits { target: share(settings.worker.memory_target), pause: share(PAUSE_SHARE) };
     let spill = spill_base(settings.local_directory()).and_then(|base| {
-        SpillDir::open(&base, &id.name, id.incarnation).inspect_err(|error| warn!("values stay in memory: {error}")).ok()
+        SpillDir::open(&base, &id.name, id.incarnation)
+            .inspect_err(|error| warn!("values stay in memory: {error}"))
+            .ok()
     });
     Store::new(limits, spill)
 }

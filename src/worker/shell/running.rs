@@ -5,8 +5,8 @@ use crate::graph::{CommandResult, Op, Value};
 use crate::protocol::{ErrorKind, Execution, Outcome, PendingOutput, PlaceOutcome, StoredValue, TaskError};
 use crate::worker::core::{Event, Input};
 use crate::worker::run::{
-    Attempt, CancelHandle, CommandHost, CommandOutcome, CommitError, KernelDone, KernelJob, KernelPool, TaskErrorKind,
-    commit, discard,
+    Attempt, CancelHandle, CommandHost, CommandOutcome, CommitError, KernelDone, KernelJob, KernelPool,
+    TaskErrorKind, commit, discard,
 };
 use crate::worker::store::{Found, Store};
 use bytes::Bytes;
@@ -51,7 +51,16 @@ impl Running {
         let root = state.root().display().to_string();
         host.extra_env.push((format!("{}CLUSTER__STATE_DIR", crate::config::ENVIRONMENT_PREFIX), root));
         let (kernels, commands) = (HashMap::new(), HashMap::new());
-        Ok(Running { pool, host: Arc::new(host), store, events, kernels, commands, next_token: 0, batch: Vec::new() })
+        Ok(Running {
+            pool,
+            host: Arc::new(host),
+            store,
+            events,
+            kernels,
+            commands,
+            next_token: 0,
+            batch: Vec::new(),
+        })
     }
 
     pub fn start(
@@ -94,7 +103,14 @@ impl Running {
     }
 
     /// Reads spilled inputs on a thread that may block, then starts the kernel.
-    fn load_and_start(&self, token: u64, execution: Execution, op: Arc<Op>, args: Vec<u8>, inputs: Vec<Input>) {
+    fn load_and_start(
+        &self,
+        token: u64,
+        execution: Execution,
+        op: Arc<Op>,
+        args: Vec<u8>,
+        inputs: Vec<Input>,
+    ) {
         let (store, pool, events) = (self.store.clone(), self.pool.clone(), self.events.clone());
         tokio::task::spawn_blocking(move || {
             let mut values = Vec::with_capacity(inputs.len());
@@ -109,7 +125,8 @@ impl Running {
                             }
                             let _ = events.send(Incoming::Core(Event::ValueLost { task }));
                             let outcome = Outcome::InputsMissing(vec![task]);
-                            let _ = events.send(Incoming::Core(Event::Ended { execution, nanos: 0, outcome }));
+                            let _ =
+                                events.send(Incoming::Core(Event::Ended { execution, nanos: 0, outcome }));
                             return;
                         }
                     },
@@ -128,7 +145,9 @@ impl Running {
                 self.store.insert(execution.task, value);
                 Outcome::Held { nbytes }
             }
-            Err(message) => Outcome::Erred { error: TaskError { kind: ErrorKind::Task, message }, result: None },
+            Err(message) => {
+                Outcome::Erred { error: TaskError { kind: ErrorKind::Task, message }, result: None }
+            }
         };
         Some(Event::Ended { execution, nanos: done.nanos, outcome })
     }
@@ -146,7 +165,8 @@ impl Running {
             Ok(cancel) => cancel,
             Err(error) => {
                 let message = format!("the command could not be started: {error}");
-                let outcome = Outcome::Erred { error: TaskError { kind: ErrorKind::Task, message }, result: None };
+                let outcome =
+                    Outcome::Erred { error: TaskError { kind: ErrorKind::Task, message }, result: None };
                 let _ = self.events.send(Incoming::Core(Event::Ended { execution, nanos: 0, outcome }));
                 return;
             }
@@ -218,9 +238,11 @@ fn translate(outcome: CommandOutcome) -> Outcome {
         CommandOutcome::Finished { result, temporaries, .. } => {
             let silent = result.buffers.iter().all(Bytes::is_empty);
             let plain = CommandResult { exit_code: Some(0), ..CommandResult::default() };
-            let plain = silent && rmp_serde::from_slice::<CommandResult>(&result.header).is_ok_and(|r| r == plain);
+            let plain =
+                silent && rmp_serde::from_slice::<CommandResult>(&result.header).is_ok_and(|r| r == plain);
             let text = |path: PathBuf| path.to_string_lossy().into_owned();
-            let pending = |(temporary, target)| PendingOutput { temporary: text(temporary), target: text(target) };
+            let pending =
+                |(temporary, target)| PendingOutput { temporary: text(temporary), target: text(target) };
             Outcome::Command {
                 result: if plain { Box::default() } else { stored(result) },
                 outputs: temporaries.into_iter().map(pending).collect(),
