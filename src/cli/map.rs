@@ -1,8 +1,20 @@
-//! `jq map CMD.. (::: ARG.. | :::: FILE | stdin)`: one task an argument.
+//! `map`: one shell task an argument, streamed.
 
+use super::Context;
+use super::arguments::{Arguments, split};
+use super::connect::{block_on_interruptible, client};
+use super::exit::{CliError, Exit};
+use super::submit::{command, resolve};
 use super::task_flags::TaskFlags;
+use super::wait;
+use crate::client::{Client, Submission};
+use crate::graph::{Columns, Key, Op, TaskId};
+use crate::protocol::GraphOptions;
+use serde::Serialize;
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 #[derive(clap::Args, Clone, Debug, PartialEq)]
 pub struct Args {
@@ -11,16 +23,10 @@ pub struct Args {
     /// One task a line of FILE
     #[arg(long, value_name = "FILE")]
     pub each_line: Option<PathBuf>,
-    /// Cancel what is left after N tasks failed
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub max_fails: Option<u64>,
-    /// Write a line for each finished task to FILE
-    #[arg(long, value_name = "FILE")]
-    pub joblog: Option<PathBuf>,
-    /// Skip the arguments that the joblog has as done
-    #[arg(long, requires = "joblog")]
-    pub resume: bool,
-    /// Call a native kernel instead of a command
+    /// Cancel what is left after more than N tasks failed
+    #[arg(long, value_name = "N")]
+    pub max_fails: Option<u32>,
+    /// Call a native kernel with each argument instead of a command
     #[arg(long, value_name = "NAME")]
     pub kernel: Option<String>,
     /// Wait until all tasks are done
@@ -29,6 +35,142 @@ pub struct Args {
     /// CMD.. with {} {/} {.} {/.} {#} {out}, then `::: ARG..`, `:::: FILE`, or lines on stdin
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD.. ::: ARG..")]
     pub words: Vec<OsString>,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    graph: String,
+    tasks: u64,
+    cluster: &'a str,
+}
+
+/// A part is sent when it has so many tasks or bytes, or when its first task has waited so long: a pipe that
+/// trickles gets its tasks going, a million lines go in a few dozen messages.
+const PART_TASKS: usize = 50_000;
+const PART_BYTES: usize = 4 << 20;
+const PART_AGE: Duration = Duration::from_millis(50);
+
+pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
+    if args.task.key.is_some() {
+        return Err(CliError::usage("--key names one task: `submit` takes it, `map` makes many"));
+    }
+    let (op, label, source) = what(&args, context)?;
+    let source = source.or_each_line(args.each_line.as_deref())?;
+    let arguments = source.open(std::io::stdin(), std::io::stdin().is_terminal())?;
+    block_on_interruptible(async {
+        let mut client = client(context).await?;
+        let after = resolve(&mut client, &args.task.after).await?;
+        let options = GraphOptions { label, max_failures: args.max_fails };
+        let mut stream = Stream { op: Some(op), after, submission: Submission::new(options)? };
+        stream.send_all(&mut client, arguments).await?;
+        let Some(graph) = stream.submission.graph else {
+            context.out.note("there was nothing to map over");
+            return Ok(Exit::Ok);
+        };
+        let tasks = stream.submission.tasks;
+        if context.out.is_json() && !args.wait {
+            context.out.json(&Report { graph: graph.to_string(), tasks, cluster: &context.cluster })?;
+        } else if !context.out.is_json() {
+            context.out.line(graph.to_string())?;
+        }
+        if args.wait {
+            wait::for_keys(&mut client, vec![Key::Graph(graph)], None, true, context).await
+        } else {
+            Ok(Exit::Ok)
+        }
+    })
+}
+
+/// The operation of all tasks, a word for it, and where the arguments come from.
+fn what(args: &Args, context: &Context) -> Result<(Op, String, super::arguments::ArgSource), CliError> {
+    let Some(kernel) = &args.kernel else {
+        let (argv, source) = split(args.words.clone())?;
+        let label = argv[0].clone();
+        return Ok((Op::Command(Box::new(command(&args.task, argv, true, context)?)), label, source));
+    };
+    if crate::kernels::lookup(kernel).is_none() {
+        return Err(CliError::usage(format!("there is no kernel `{kernel}`")));
+    }
+    // The splitter wants a command: the kernel stands for it.
+    let words = std::iter::once(OsString::from(kernel)).chain(args.words.iter().cloned()).collect();
+    let (rest, source) = split(words)?;
+    if rest.len() > 1 {
+        return Err(CliError::usage("--kernel takes arguments after `:::`, and no command"));
+    }
+    let op = Op::Kernel { name: kernel.clone(), params: Vec::new(), resources: args.task.occupies() };
+    Ok((op, kernel.clone(), source))
+}
+
+/// A graph on its way, part by part.
+struct Stream {
+    /// The one operation, until the first part has taken it.
+    op: Option<Op>,
+    after: Vec<TaskId>,
+    submission: Submission,
+}
+
+impl Stream {
+    async fn send_all(&mut self, client: &mut Client, arguments: Arguments) -> Result<(), CliError> {
+        let (lines, mut received) = tokio::sync::mpsc::channel(PART_TASKS);
+        // Reading may block for ever: it has a thread of its own, which the end of the process takes with it.
+        std::thread::spawn(move || {
+            for argument in arguments {
+                if lines.blocking_send(argument).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut part = Columns::default();
+        let mut since = Instant::now();
+        loop {
+            let patience = async {
+                if part.is_empty() {
+                    std::future::pending().await
+                } else {
+                    tokio::time::sleep_until((since + PART_AGE).into()).await
+                }
+            };
+            tokio::select! {
+                line = received.recv() => match line {
+                    Some(argument) => {
+                        if part.is_empty() {
+                            since = Instant::now();
+                        }
+                        self.push(&mut part, &argument?);
+                    }
+                    None => break,
+                },
+                () = patience => self.send(client, &mut part, false).await?,
+            }
+            if part.len() >= PART_TASKS || part.args.len() >= PART_BYTES {
+                self.send(client, &mut part, false).await?;
+            }
+        }
+        if part.is_empty() && self.submission.graph.is_none() {
+            return Ok(());
+        }
+        self.send(client, &mut part, true).await
+    }
+
+    fn push(&mut self, part: &mut Columns, argument: &[u8]) {
+        part.ops.extend(self.op.take());
+        if self.submission.graph.is_none() && part.externals.is_empty() {
+            part.externals.clone_from(&self.after);
+        }
+        part.op_of.push(0);
+        part.args.extend_from_slice(argument);
+        part.args_end.push(part.args.len() as u32);
+        // Entries of the table of outside tasks count down from the top.
+        part.deps.extend((0..self.after.len() as u32).map(|i| u32::MAX - i));
+        part.deps_end.push(part.deps.len() as u32);
+        // Results of kernels are kept for whoever asks.
+        part.wanted.push(self.submission.tasks as u32 + part.op_of.len() as u32 - 1);
+    }
+
+    async fn send(&mut self, client: &mut Client, part: &mut Columns, last: bool) -> Result<(), CliError> {
+        client.submit_part(&mut self.submission, std::mem::take(part), last).await?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -4,18 +4,27 @@
 //! when it is typed after `jq`. Verbs that scripts start and people don't type carry `#[command(hide = true)]`.
 
 pub mod arguments;
+mod cancel;
 mod config;
+pub mod connect;
 mod context;
+mod down;
 pub mod environment;
 mod exit;
 mod help;
+mod ls;
 mod output;
 mod passthrough;
 mod queues;
+mod result;
+mod roles;
+mod scale;
+mod status;
 pub mod task_flags;
+mod tasks;
 pub mod up_flags;
 mod version;
-pub mod workers;
+pub mod wait;
 
 pub mod compute;
 pub mod example_data;
@@ -29,12 +38,38 @@ pub use context::Context;
 pub use exit::{CliError, Exit};
 pub use output::{Color, Output};
 
+use roles::{local_queue, scheduler, supervisor, worker};
+
 use clap::{CommandFactory, FromArgMatches, Parser};
 use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 verbs! {
+    /// Bring a cluster up
+    "up" => Up(up),
+    /// Bring a cluster down; nothing of it is left in the queue
+    "down" => Down(down),
+    /// Show one cluster: scheduler, workers, jobs, tasks
+    "status" => Status(status),
+    /// List all clusters
+    "ls" => Ls(ls),
+    /// Set the number of workers
+    "scale" => Scale(scale),
+    /// Print the exact job script that `up` would submit
+    "script" => Script(script),
+    /// Run one shell task
+    "submit" => Submit(submit),
+    /// Run one shell task an argument
+    "map" => Map(map),
+    /// Wait for tasks
+    "wait" => Wait(wait),
+    /// Fetch what a task printed
+    "result" => Result(result),
+    /// Stop tasks
+    "cancel" => Cancel(cancel),
+    /// List tasks
+    "tasks" => Tasks(tasks),
     /// Show every setting in force, and where it came from
     "config" => Config(config),
     /// List the profiles that --queue can pick
@@ -43,6 +78,18 @@ verbs! {
     "help" => Help(help),
     /// Print the version
     "version" => Version(version),
+    /// The scheduler's role
+    #[command(hide = true)]
+    "scheduler" => Scheduler(scheduler),
+    /// The role that a job's script starts
+    #[command(hide = true)]
+    "supervisor" => Supervisor(supervisor),
+    /// A worker's role
+    #[command(hide = true)]
+    "worker" => Worker(worker),
+    /// The embedded batch queue's commands
+    #[command(hide = true)]
+    "local-queue" => LocalQueue(local_queue),
 }
 
 /// Turn a batch queue into a living cluster for lazy task graphs

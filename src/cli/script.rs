@@ -1,9 +1,65 @@
-//! `jq script`: print the exact script that `up` with the same flags would submit.
+//! `script`: print the exact script that `up` with the same flags would submit.
 
+use super::Context;
+use super::exit::{CliError, Exit};
 use super::up_flags::UpFlags;
+use crate::config::{Settings, Sources};
+use crate::protocol::AllocationId;
+use crate::scheduler::spec::{ClusterSpec, own_program};
+use crate::state::StateDir;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args, Clone, Debug, PartialEq)]
 pub struct Args {
     #[command(flatten)]
     pub cluster: UpFlags,
+}
+
+pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
+    let (settings, note) = args.cluster.resolve(&context.config()?)?;
+    if !note.is_empty() {
+        context.out.note(note);
+    }
+    let workers = super::up::workers(&args.cluster, &settings);
+    print(&settings, workers, context, false)
+}
+
+/// The script on stdout; with `origins`, where each value came from on stderr.
+pub fn print(settings: &Settings, workers: u32, context: &Context, origins: bool) -> Result<Exit, CliError> {
+    let state = StateDir::at(&settings.cluster.state_dir, &context.cluster)?;
+    let spec = ClusterSpec {
+        workers,
+        exe: own_program().map_err(|error| CliError::internal(format!("where is this program? {error}")))?,
+        work_dir: std::env::current_dir()
+            .map_err(|e| CliError::config(format!("the current directory: {e}")))?,
+        template_dir: template_dir(),
+        insecure: false,
+        settings: settings.clone(),
+    };
+    let batch = spec.batch(&state).ok_or_else(|| {
+        CliError::config(format!("no batch system is called '{}'", settings.profile.system))
+            .hint("`jq queues` lists the profiles")
+    })?;
+    // The name that the first job of a new cluster would have, where there is one already its digits.
+    let name = match state.identity(crate::state::Role::Admin) {
+        Ok(identity) => format!("jq{}0", identity.cluster_id().short()),
+        Err(_) => "jq0000000".to_owned(),
+    };
+    let allocation = spec.allocation(&state, &name, AllocationId(1));
+    let script = batch.system().render(&allocation, &spec.templates()?)?;
+    if origins {
+        context.out.note(super::up::arithmetic(&spec, workers));
+        for entry in settings.entries.iter().filter(|entry| entry.key.starts_with("profile.")) {
+            context.out.note(format!("# {} = {}  ({})", entry.key, entry.value, entry.origin));
+        }
+    }
+    context.out.bytes(script.as_bytes())?;
+    Ok(Exit::Ok)
+}
+
+/// Where the user's own script templates are; empty: nowhere.
+pub fn template_dir() -> PathBuf {
+    let user = Sources::of_process(Path::new(".")).user_dir;
+    let templates = user.join("templates");
+    if !user.as_os_str().is_empty() && templates.is_dir() { templates } else { PathBuf::new() }
 }

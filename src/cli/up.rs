@@ -1,7 +1,18 @@
-//! `jq up`: bring a cluster up.
+//! `up`: a cluster comes to be, or is found to be.
 
+use super::Context;
+use super::connect::block_on;
+use super::exit::{CliError, Exit};
 use super::up_flags::UpFlags;
-use crate::config::parse_duration;
+use crate::cluster::down;
+use crate::cluster::up::{Brought, UpError, Wish, bring_up, wait_for_workers};
+use crate::config::{Settings, display_duration, display_size, parse_duration};
+use crate::protocol::StatusReport;
+use crate::scheduler::shell::transport;
+use crate::scheduler::spec::{ClusterSpec, own_program};
+use crate::state::{Role, StateDir};
+use serde::Serialize;
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 #[derive(clap::Args, Clone, Debug, PartialEq)]
@@ -15,15 +26,15 @@ pub struct Args {
     /// How long to wait at most
     #[arg(long, value_name = "D", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
-    /// End the cluster when that batch job ends
-    #[arg(long, value_name = "ID")]
-    pub owner_job: Option<String>,
     /// Replace a living cluster that was asked for differently
     #[arg(long)]
     pub replace: bool,
     /// Print the script and where each value came from; submit nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// No TLS: anyone who reaches the ports can run commands as you. For measurement
+    #[arg(long)]
+    pub insecure: bool,
     /// Run this with the cluster up, then bring it down, with its exit code
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<String>,
@@ -34,6 +45,228 @@ pub struct Args {
 pub enum WaitFor {
     All,
     Count(u32),
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    cluster: &'a str,
+    state_dir: String,
+    address: String,
+    was_up: bool,
+    target: u32,
+    connected: u32,
+    allocations: Vec<String>,
+}
+
+pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
+    let (settings, note) = args.cluster.resolve(&context.config()?)?;
+    if !note.is_empty() {
+        context.out.note(note);
+    }
+    if args.dry_run {
+        return super::script::print(&settings, workers(&args.cluster, &settings), context, true);
+    }
+    let state = StateDir::create(&settings.cluster.state_dir, &context.cluster)?;
+    let spec = spec(&args, settings)?;
+    if spec.insecure {
+        context.out.warning("--insecure: whoever reaches this cluster's ports can run commands as you");
+    }
+    block_on(up(&args, state, spec, context))
+}
+
+/// The number of workers, as asked for; one job's where nothing was said.
+pub fn workers(flags: &UpFlags, settings: &Settings) -> u32 {
+    flags.workers.unwrap_or(settings.profile.workers_per_job.max(1))
+}
+
+fn spec(args: &Args, settings: Settings) -> Result<ClusterSpec, CliError> {
+    let exe = own_program().map_err(|error| CliError::internal(format!("where is this program? {error}")))?;
+    let work_dir = std::env::current_dir()
+        .map_err(|error| CliError::config(format!("the current directory: {error}")))?;
+    Ok(ClusterSpec {
+        workers: workers(&args.cluster, &settings),
+        exe,
+        work_dir,
+        template_dir: super::script::template_dir(),
+        insecure: args.insecure,
+        settings,
+    })
+}
+
+async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) -> Result<Exit, CliError> {
+    let mut given: Vec<String> = args.cluster.settings().into_iter().map(|flag| flag.key).collect();
+    if args.cluster.queue.is_some() {
+        given.extend(["profile.system".to_owned(), "profile.queue".to_owned()]);
+    }
+    let wish = Wish { spec, workers_given: args.cluster.workers.is_some(), given, replace: args.replace };
+    let (mut client, brought) = bring_up(&state, &wish).await.map_err(|error| explain(error, context))?;
+    tell_losses(&brought, context);
+    let target = if args.cluster.workers.is_some() { wish.spec.workers } else { u32::MAX };
+    let wanted = args.wait.map(|wait| match wait {
+        WaitFor::Count(count) => count,
+        WaitFor::All => wish.spec.workers.min(target),
+    });
+    let bar = context.out.progress(u64::from(wanted.unwrap_or(0)), "workers");
+    let waited = tokio::select! {
+        waited = wait_for_workers(&mut client, wanted, args.timeout, |s| bar.set_position(u64::from(s.connected))) => waited,
+        _ = tokio::signal::ctrl_c() => {
+            context.out.note(format!("the cluster stays up; `{} down` ends it", context.program));
+            return Err(CliError::silent(Exit::Interrupted));
+        }
+    };
+    bar.finish_and_clear();
+    let status = match waited {
+        Ok(status) => status,
+        Err(error @ UpError::Refused { .. }) => {
+            // Nothing is left behind of what can never be.
+            if !matches!(brought, Brought::WasUp) {
+                bring_down(&state, &wish.spec, Duration::ZERO).await?;
+            }
+            return Err(explain(error, context));
+        }
+        Err(error) => return Err(explain(error, context)),
+    };
+    report(&state, &wish.spec, &status, &brought, context)?;
+    if args.command.is_empty() {
+        return Ok(Exit::Ok);
+    }
+    let code = run_command(&args.command, context).await;
+    bring_down(&state, &wish.spec, Duration::ZERO).await?;
+    code
+}
+
+async fn bring_down(state: &StateDir, spec: &ClusterSpec, drain: Duration) -> Result<(), CliError> {
+    let links =
+        transport(state, spec, Role::Admin).map_err(|error| CliError::config(format!("{error:#}")))?;
+    down::down(state, spec, &links, drain).await.map_err(super::down::explain)?;
+    Ok(())
+}
+
+fn tell_losses(brought: &Brought, context: &Context) {
+    let Brought::Afresh(lost, contact) = brought else { return };
+    let c = &lost.counts;
+    let unfinished = c.waiting + c.ready + c.assigned;
+    context.out.warning(format!(
+        "the scheduler of cluster {} (epoch {}, process {} on {}) had died. Lost with it: {} graphs with {unfinished} \
+         unfinished, {} finished and {} failed tasks. Its jobs were cancelled; the cluster starts afresh",
+        context.cluster, contact.epoch, contact.pid, contact.host, lost.graphs, c.memory, c.erred + c.cancelled,
+    ));
+    if !lost.damage.is_empty() {
+        context.out.warning(format!("its journal can't be read to the end: {}", lost.damage));
+    }
+}
+
+fn report(
+    state: &StateDir,
+    spec: &ClusterSpec,
+    status: &StatusReport,
+    brought: &Brought,
+    context: &Context,
+) -> Result<(), CliError> {
+    let address =
+        state.read_contact()?.and_then(|contact| contact.addresses.first().cloned()).unwrap_or_default();
+    let open = status.allocations.iter().filter(|a| is_open(a) && !a.job.is_empty());
+    let allocations: Vec<String> = open.map(|a| a.job.clone()).collect();
+    let was_up = matches!(brought, Brought::WasUp);
+    if context.out.is_json() {
+        return context.out.json(&Report {
+            cluster: state.name(),
+            state_dir: state.path().display().to_string(),
+            address,
+            was_up,
+            target: status.target,
+            connected: status.connected,
+            allocations,
+        });
+    }
+    let how = if was_up { "is up already" } else { "is up" };
+    context.out.line(format!("cluster {} {how} at {address}", state.name()))?;
+    context.out.line(arithmetic(spec, status.target))?;
+    let waiting = status.target.saturating_sub(status.connected);
+    let waiting = if waiting > 0 { format!(", {waiting} to come") } else { String::new() };
+    context.out.line(format!(
+        "{} workers connected{waiting}; jobs: {}",
+        status.connected,
+        or_none(&allocations)
+    ))?;
+    context.out.note(format!(
+        "`{0} map CMD ::: ARGS` gives it work, `{0} status` shows it, `{0} down` ends it, `{0} help` tells the rest",
+        context.program
+    ));
+    Ok(())
+}
+
+fn is_open(a: &crate::protocol::AllocationReport) -> bool {
+    use crate::protocol::AllocationStateName as Name;
+    matches!(a.state, Name::Submitting | Name::Pending | Name::Running)
+}
+
+fn or_none(words: &[String]) -> String {
+    if words.is_empty() { "none".to_owned() } else { words.join(" ") }
+}
+
+/// Such as `8 workers = 2 jobs x 4 workers x 1 core, 4 GiB each, 1h of the queue spice (slurm)`.
+pub fn arithmetic(spec: &ClusterSpec, workers: u32) -> String {
+    let profile = &spec.settings.profile;
+    let per_job = profile.workers_per_job.max(1);
+    let (jobs, cores) = (workers.div_ceil(per_job), profile.cores);
+    let many = |count: u32, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    let memory =
+        if profile.memory == 0 { String::new() } else { format!(", {} each", display_size(profile.memory)) };
+    let queue = if profile.queue.is_empty() { String::new() } else { format!(" of queue {}", profile.queue) };
+    format!(
+        "{} = {} x {} x {}{memory}, {}{queue} ({})",
+        many(workers, "worker"),
+        many(jobs, "job"),
+        many(per_job, "worker"),
+        many(cores, "core"),
+        display_duration(profile.walltime),
+        profile.system
+    )
+}
+
+async fn run_command(command: &[String], context: &Context) -> Result<Exit, CliError> {
+    let [program, arguments @ ..] = command else { return Ok(Exit::Ok) };
+    let mut child = tokio::process::Command::new(program);
+    child.args(arguments).env("JOBQ_CLUSTER", &context.cluster);
+    let mut child = match child.spawn() {
+        Ok(child) => child,
+        Err(error) => return Err(CliError::new(Exit::Command(127), format!("{program}: {error}"))),
+    };
+    let status = tokio::select! {
+        status = child.wait() => status,
+        // The command has the same signal; the cluster goes down after it.
+        _ = tokio::signal::ctrl_c() => child.wait().await,
+    };
+    let status = status.map_err(|error| CliError::internal(format!("{program}: {error}")))?;
+    let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(70);
+    Ok(Exit::Command(u8::try_from(code).unwrap_or(70)))
+}
+
+fn explain(error: UpError, context: &Context) -> CliError {
+    let program = context.program;
+    match error {
+        UpError::Client(error) => error.into(),
+        UpError::State(error) => error.into(),
+        UpError::Down(error) => super::down::explain(error),
+        UpError::Differs { .. } => CliError::config(error.to_string()).hint(format!(
+            "`{program} up --replace` with the same flags replaces it; `{program} scale N` only changes the workers"
+        )),
+        UpError::Refused { ref words, exit_code } => {
+            CliError::new(Exit::from_contract(exit_code), words.clone())
+                .hint(format!("what was submitted is cancelled; `{program} doctor` and `{program} queues` look closer"))
+        }
+        UpError::TimedOut { ref status, .. } => {
+            let reasons: Vec<String> = status.allocations.iter().filter(|a| is_open(a)).map(reason).collect();
+            CliError::new(Exit::TimedOut, format!("{error}\n{}", reasons.join("\n")))
+                .hint(format!("the cluster stays up: `{program} status` shows it, `{program} down` ends it"))
+        }
+        UpError::Launch(_) | UpError::Journal(_) | UpError::Identity(_) => CliError::config(error.to_string()),
+    }
+}
+
+fn reason(a: &crate::protocol::AllocationReport) -> String {
+    format!("  job {}: {:?} {} {}", a.job, a.state, a.reason, a.words).trim_end().to_owned()
 }
 
 fn wait_for(text: &str) -> Result<WaitFor, String> {

@@ -1,7 +1,6 @@
 //! The flags that shape a cluster: `up` and `script` share them.
 
 use super::exit::CliError;
-use super::workers::WorkerTarget;
 use crate::config::{
     Choice, Config, Flag, Settings, UnitError, display_duration, display_size, parse_duration, parse_size,
 };
@@ -12,9 +11,9 @@ pub struct UpFlags {
     /// A profile (`jq queues` lists them), else a queue of the site's default batch system
     #[arg(long, value_name = "PROFILE", value_parser = queue_name)]
     pub queue: Option<String>,
-    /// How many worker processes [N, MIN..MAX or auto]
-    #[arg(long, value_name = "N|MIN..MAX|auto")]
-    pub workers: Option<WorkerTarget>,
+    /// How many worker processes
+    #[arg(long, value_name = "N")]
+    pub workers: Option<u32>,
     /// Cores of one worker
     #[arg(long, value_name = "C", value_parser = clap::value_parser!(u32).range(1..))]
     pub cores: Option<u32>,
@@ -34,7 +33,7 @@ pub struct UpFlags {
     #[arg(long, value_name = "Q")]
     pub qos: Option<String>,
     /// Where the scheduler runs
-    #[arg(long, value_name = "auto|job|here", value_parser = ["auto", "job", "here"])]
+    #[arg(long, value_name = "here", value_parser = ["here"])]
     pub scheduler: Option<String>,
     /// One more line for the job script's header, without its marker (repeatable)
     #[arg(long = "extra-directive", value_name = "D", allow_hyphen_values = true)]
@@ -45,12 +44,6 @@ pub struct UpFlags {
     /// Any setting, such as task.kill_grace=30s; without a section, one of the profile (repeatable)
     #[arg(long, value_name = "KEY=VALUE", value_parser = set_flag)]
     pub set: Vec<SetFlag>,
-    /// Give workers back after they had nothing to do for this long
-    #[arg(long, value_name = "D", value_parser = parse_duration, conflicts_with = "keep")]
-    pub idle_timeout: Option<Duration>,
-    /// Never give idle workers back
-    #[arg(long)]
-    pub keep: bool,
     /// How long a worker may be out of touch before its tasks stop
     #[arg(long, value_name = "D", value_parser = parse_duration)]
     pub death_timeout: Option<Duration>,
@@ -96,8 +89,6 @@ impl UpFlags {
         one("profile.account", self.account.clone(), "--account");
         one("profile.qos", self.qos.clone(), "--qos");
         one("scheduler.place", self.scheduler.clone(), "--scheduler");
-        one("worker.idle_timeout", self.idle_timeout.map(display_duration), "--idle-timeout");
-        one("worker.idle_timeout", self.keep.then(|| "0s".to_owned()), "--keep");
         one("worker.death_timeout", self.death_timeout.map(display_duration), "--death-timeout");
         let extra = |d: &String| list_item("profile.extra_directives", d, "--extra-directive");
         flags.extend(self.extra_directives.iter().map(extra));
@@ -110,8 +101,7 @@ impl UpFlags {
     /// What is to be brought up. The second value is a note for the user, empty where there is nothing to say.
     pub fn resolve(&self, config: &Config) -> Result<(Settings, String), CliError> {
         let settings = config.settings_for_queue(self.queue.as_deref(), &self.settings())?;
-        let most = self.workers.map_or(0, |w| w.bounds(settings.limits.max_workers).1);
-        settings.check_workers(most, "--workers")?;
+        settings.check_workers(self.workers.unwrap_or(0), "--workers")?;
         let note = match &settings.choice {
             Choice::Literal { queue, system } if !queue.is_empty() => {
                 format!("no profile `{queue}`: taken as a queue of {system}")

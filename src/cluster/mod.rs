@@ -1,1 +1,6 @@
 //! Bringing a cluster up and down.
+
+pub mod down;
+pub mod launch;
+pub mod liveness;
+pub mod up;

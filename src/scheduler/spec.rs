@@ -20,8 +20,6 @@ pub struct ClusterSpec {
     pub template_dir: PathBuf,
     /// No TLS.
     pub insecure: bool,
-    /// Set for every batch command and every job, such as a `SLURM_CONF` that the shell had.
-    pub environment: Vec<(String, String)>,
     pub settings: Settings,
 }
 
@@ -35,7 +33,7 @@ impl ClusterSpec {
             dir: state.path().join("queue"),
             slots: self.slots(),
             queue_wait: profile.queue_wait,
-            environment: self.environment.clone(),
+            environment: Vec::new(),
         };
         Some(Batch::new(system, site))
     }

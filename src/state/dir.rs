@@ -242,7 +242,11 @@ impl StateDir {
         read_toml(&self.cluster_path())
     }
 
-    fn at(root: &Path, name: &str) -> Result<Self, StateError> {
+    /// The folder that a cluster of that name has or would have; nothing is looked at.
+    ///
+    /// # Errors
+    /// A bad name.
+    pub fn at(root: &Path, name: &str) -> Result<Self, StateError> {
         check_name(name)?;
         Ok(Self { root: root.to_owned(), path: root.join(name), name: name.to_owned() })
     }

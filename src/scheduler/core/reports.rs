@@ -90,7 +90,8 @@ impl Core {
         })
     }
 
-    pub(super) fn status(&self) -> StatusReport {
+    /// What `status` shows.
+    pub fn status(&self) -> StatusReport {
         let mut counts = Counts::default();
         let mut families: Vec<(String, Counts)> = Vec::new();
         for family in self.families.iter().filter(|f| f.counts.total() > 0) {

@@ -430,7 +430,9 @@ impl CommandHost {
     }
 
     fn missing_output(&self, plan: &Plan) -> Option<Refusal> {
-        let made = |o: &PlannedOutput| outputs::exists(if o.fenced { &o.temporary } else { &o.target });
+        // A script may use JOBQ_TASK_OUTPUT where the command line doesn't show it.
+        let made =
+            |o: &PlannedOutput| outputs::exists(&o.temporary) || (!o.fenced && outputs::exists(&o.target));
         let missing = plan.outputs.iter().find(|o| !made(o))?;
         let target = missing.target.display();
         let how = if missing.fenced { " at {out} (JOBQ_TASK_OUTPUT)" } else { "" };
@@ -446,7 +448,7 @@ impl CommandHost {
 
 impl Plan {
     fn temporaries(&self) -> Vec<(PathBuf, PathBuf)> {
-        let fenced = self.outputs.iter().filter(|o| o.fenced);
+        let fenced = self.outputs.iter().filter(|o| o.fenced || outputs::exists(&o.temporary));
         fenced.map(|o| (o.temporary.clone(), o.target.clone())).collect()
     }
 }

@@ -1,0 +1,81 @@
+//! Starts a scheduler on this host that outlives the shell.
+
+use crate::scheduler::spec::ClusterSpec;
+use crate::state::{Contact, StateDir, StateError};
+use std::fs::OpenOptions;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// For the scheduler's first sign of life: TLS keys, a claim, a socket; file servers take their time.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(5);
+/// Of the log, when it didn't start.
+const TAIL_BYTES: u64 = 2000;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    #[error("{}: {source}", program.display())]
+    Spawn { program: PathBuf, source: std::io::Error },
+    #[error("the scheduler ended at once ({status}); its log ends with:\n{tail}")]
+    Ended { status: String, tail: String },
+    #[error("the scheduler gave no sign of life within {} s; its log ends with:\n{tail}", START_TIMEOUT.as_secs())]
+    Silent { tail: String },
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// Starts the scheduler in a session of its own, and returns once it can be connected to.
+///
+/// # Errors
+/// It can't be started, or ends at once: with its own words.
+pub async fn launch(state: &StateDir, spec: &ClusterSpec) -> Result<Contact, LaunchError> {
+    let log = state.path().join("scheduler.log");
+    let spawn_error = |source| LaunchError::Spawn { program: spec.exe.clone(), source };
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&log).map_err(spawn_error)?;
+    let errors = file.try_clone().map_err(spawn_error)?;
+    let before = state.read_contact()?.map(|contact| contact.epoch);
+    let mut child = Command::new(&spec.exe)
+        .arg("scheduler")
+        .arg("--state-root")
+        .arg(state.root())
+        .arg("--name")
+        .arg(state.name())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(file)
+        .stderr(errors)
+        .spawn()
+        .map_err(spawn_error)?;
+    let started = Instant::now();
+    loop {
+        if let Some(contact) = state.read_contact()?.filter(|contact| Some(contact.epoch) > before) {
+            return Ok(contact);
+        }
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(LaunchError::Ended { status: status.to_string(), tail: tail(&log) });
+        }
+        if started.elapsed() > START_TIMEOUT {
+            // It must not come to life later, unasked for.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(LaunchError::Silent { tail: tail(&log) });
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The last lines of a log, for an error message.
+fn tail(log: &std::path::Path) -> String {
+    let read = || -> std::io::Result<String> {
+        let mut file = std::fs::File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read().unwrap_or_else(|error| format!("({}: {error})", log.display()))
+}

@@ -1,0 +1,255 @@
+//! Brings a cluster up, or finds that it is; and waits for its workers.
+
+use super::down::{self, DownError};
+use super::launch::{self, LaunchError};
+use super::liveness::{Liveness, Remains, look, remains};
+use crate::client::{Client, ClientError};
+use crate::journal::JournalError;
+use crate::net::Transport;
+use crate::protocol::{AllocationReport, AllocationStateName, Reply, Request, StatusReport, WorkerStateName};
+use crate::scheduler::shell::transport;
+use crate::scheduler::spec::ClusterSpec;
+use crate::state::{ClusterFile, Contact, Role, StateDir, StateError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Between two looks at a cluster that is coming up: short, since an embedded queue starts workers in no time.
+const LOOK: Duration = Duration::from_millis(20);
+const LATER_LOOK: Duration = Duration::from_millis(200);
+/// For the batch system's first word about what was submitted.
+const FIRST_WORD: Duration = Duration::from_secs(60);
+
+#[derive(Debug, thiserror::Error)]
+pub enum UpError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Down(#[from] DownError),
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("the cluster's identity can't be used: {0}")]
+    Identity(String),
+    /// A living cluster was asked for differently: one line a difference.
+    #[error("cluster '{name}' is up already, and differs from what was asked for:\n{}", differences.join("\n"))]
+    Differs { name: String, differences: Vec<String> },
+    /// The batch system refused, or what it took can never start. Everything was cancelled.
+    #[error("{words}")]
+    Refused { words: String, exit_code: u8 },
+    #[error("{connected} of {wanted} workers were there after {} s", waited.as_secs())]
+    TimedOut { connected: u32, wanted: u32, waited: Duration, status: Box<StatusReport> },
+}
+
+/// What is to be brought up.
+pub struct Wish {
+    pub spec: ClusterSpec,
+    /// Whether `--workers` was given.
+    pub workers_given: bool,
+    /// Keys of settings that were given: only these are compared with a living cluster.
+    pub given: Vec<String>,
+    pub replace: bool,
+}
+
+/// How a cluster came to be up.
+pub enum Brought {
+    Started,
+    /// Its scheduler was dead; this is what was lost with it.
+    Afresh(Remains, Contact),
+    WasUp,
+}
+
+/// Brings the cluster up, unless it is.
+///
+/// # Errors
+/// [`UpError`] says what stood in the way; nothing that was started by this call is left running.
+pub async fn bring_up(state: &StateDir, wish: &Wish) -> Result<(Client, Brought), UpError> {
+    let existing = state.read_cluster()?;
+    let old: Option<ClusterSpec> = match &existing {
+        Some(file) => Some(file.spec_as()?),
+        None => None,
+    };
+    if let Some(old) = &old {
+        let links = identity_of(state, old)?;
+        match look(state, &links).await? {
+            Liveness::Alive(client) => return reconcile(state, wish, old, links, *client).await,
+            Liveness::Unreachable(error) => return Err(error.into()),
+            Liveness::Dead(contact) => {
+                let lost = remains(state)?;
+                clear_away(state, old, contact.epoch).await?;
+                return Ok((start(state, wish).await?, Brought::Afresh(lost, contact)));
+            }
+            Liveness::Down => {}
+        }
+    }
+    Ok((start(state, wish).await?, Brought::Started))
+}
+
+fn identity_of(state: &StateDir, spec: &ClusterSpec) -> Result<Transport, UpError> {
+    transport(state, spec, Role::Admin).map_err(|error| UpError::Identity(format!("{error:#}")))
+}
+
+async fn reconcile(
+    state: &StateDir,
+    wish: &Wish,
+    old: &ClusterSpec,
+    links: Transport,
+    mut client: Client,
+) -> Result<(Client, Brought), UpError> {
+    let differences = differences(old, &wish.spec, &wish.given);
+    if !differences.is_empty() && !wish.replace {
+        return Err(UpError::Differs { name: state.name().to_owned(), differences });
+    }
+    if !differences.is_empty() {
+        down::down(state, old, &links, Duration::ZERO).await?;
+        return Ok((start(state, wish).await?, Brought::Started));
+    }
+    if wish.workers_given {
+        let request = crate::client::random_request()?;
+        client.call(Request::Scale { request, workers: wish.spec.workers }).await?;
+        let spec = ClusterSpec { workers: wish.spec.workers, ..old.clone() };
+        write_spec(state, &spec)?;
+    }
+    Ok((client, Brought::WasUp))
+}
+
+/// One line a setting that was given and is otherwise in the living cluster.
+fn differences(old: &ClusterSpec, new: &ClusterSpec, given: &[String]) -> Vec<String> {
+    let table = |spec: &ClusterSpec| toml::Table::try_from(&spec.settings).unwrap_or_default();
+    let (old, new) = (table(old), table(new));
+    let value = |table: &toml::Table, key: &str| {
+        let (section, key) = key.split_once('.')?;
+        table.get(section)?.get(key).map(ToString::to_string)
+    };
+    let mut lines = Vec::new();
+    for key in given {
+        let (is, asked) = (value(&old, key), value(&new, key));
+        if is != asked {
+            let text = |value: Option<String>| value.unwrap_or_else(|| "nothing".to_owned());
+            lines.push(format!("  {key}: is {}, asked for {}", text(is), text(asked)));
+        }
+    }
+    lines.dedup();
+    lines
+}
+
+/// Makes room for a fresh start: the dead scheduler's jobs are cancelled, its journal is put aside.
+async fn clear_away(state: &StateDir, spec: &ClusterSpec, epoch: u32) -> Result<(), UpError> {
+    if let Some(batch) = spec.batch(state) {
+        down::sweep(state, &batch).await?;
+    }
+    put_journal_aside(state, epoch)?;
+    state.remove_contact()?;
+    Ok(())
+}
+
+/// The journal of what is over is kept once, under another name, for whoever wants to look.
+fn put_journal_aside(state: &StateDir, epoch: u32) -> Result<(), UpError> {
+    let journal = state.journal_dir();
+    let aside = state.path().join("journal.lost");
+    let io = |action, error| StateError::io(action, &aside, error);
+    if journal.exists() {
+        match std::fs::remove_dir_all(&aside) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(io("remove", error).into());
+            }
+            _ => {}
+        }
+        std::fs::rename(&journal, &aside).map_err(|error| io("rename", error))?;
+        tracing::info!("the journal of epoch {epoch} is in {}", aside.display());
+    }
+    Ok(())
+}
+
+async fn start(state: &StateDir, wish: &Wish) -> Result<Client, UpError> {
+    if state.journal_dir().exists() {
+        // Of a cluster that was brought down in order: what was left of it was given up then.
+        let epoch = crate::state::epoch::highest(state.path())?.unwrap_or(0);
+        put_journal_aside(state, epoch)?;
+    }
+    write_spec(state, &wish.spec)?;
+    launch::launch(state, &wish.spec).await?;
+    Ok(Client::connect(state.clone(), identity_of(state, &wish.spec)?).await?)
+}
+
+fn write_spec(state: &StateDir, spec: &ClusterSpec) -> Result<(), UpError> {
+    let identity = state.identity(Role::Admin)?;
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    state.write_cluster(&ClusterFile::new(state.name(), identity.cluster_id(), created, spec)?)?;
+    Ok(())
+}
+
+/// Waits until the batch system has said a first word about every allocation, or until `wanted` workers are there.
+///
+/// # Errors
+/// What was asked for is refused or can never start (then the caller should bring the cluster down); or the time is
+/// over.
+pub async fn wait_for_workers(
+    client: &mut Client,
+    wanted: Option<u32>,
+    timeout: Option<Duration>,
+    mut progress: impl FnMut(&StatusReport),
+) -> Result<StatusReport, UpError> {
+    let started = Instant::now();
+    loop {
+        let status = status(client).await?;
+        progress(&status);
+        if let Some(refusal) = refusal(&status) {
+            return Err(refusal);
+        }
+        let enough = match wanted {
+            Some(wanted) => status.connected >= wanted,
+            None => first_word(&status) || started.elapsed() > FIRST_WORD,
+        };
+        if enough {
+            return Ok(status);
+        }
+        let waited = started.elapsed();
+        if let Some(wanted) = wanted.filter(|_| timeout.is_some_and(|timeout| waited >= timeout)) {
+            return Err(UpError::TimedOut {
+                connected: status.connected,
+                wanted,
+                waited,
+                status: Box::new(status),
+            });
+        }
+        tokio::time::sleep(if waited < Duration::from_secs(2) { LOOK } else { LATER_LOOK }).await;
+    }
+}
+
+/// # Errors
+/// The scheduler doesn't answer.
+pub async fn status(client: &mut Client) -> Result<StatusReport, ClientError> {
+    match client.call(Request::Status).await? {
+        Reply::Status(status) => Ok(*status),
+        other => Err(crate::client::unexpected(&other)),
+    }
+}
+
+/// Whether something about this cluster can never come right by itself.
+fn refusal(status: &StatusReport) -> Option<UpError> {
+    let wanted = |a: &&AllocationReport| a.state == AllocationStateName::Pending && a.never;
+    if let Some(stuck) = status.allocations.iter().find(wanted) {
+        let words = format!("job {} will never start: {} ({})", stuck.job, stuck.reason, stuck.words);
+        return Some(UpError::Refused { words, exit_code: 78 });
+    }
+    let refused = |a: &&AllocationReport| a.state == AllocationStateName::Refused;
+    if let Some(refused) = status.allocations.iter().rev().find(refused) {
+        return Some(UpError::Refused { words: refused.reason.clone(), exit_code: refused.exit_code });
+    }
+    if status.stopped {
+        return Some(UpError::Refused { words: status.batch_trouble.clone(), exit_code: 78 });
+    }
+    None
+}
+
+/// The batch system has answered about every allocation that is under way, or its workers are here.
+fn first_word(status: &StatusReport) -> bool {
+    let workers = status.workers.iter().filter(|w| w.state == WorkerStateName::Connected).count() as u32;
+    let submitted = status.allocations.iter().all(|a| a.state != AllocationStateName::Submitting);
+    let asked_for = status.target == 0 || !status.allocations.is_empty();
+    let explained = |a: &AllocationReport| a.state != AllocationStateName::Pending || !a.reason.is_empty();
+    workers >= status.target
+        || (asked_for && submitted && status.polls > 0 && status.allocations.iter().all(explained))
+}
