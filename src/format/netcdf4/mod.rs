@@ -15,6 +15,7 @@
 //! headers 2 with creation order, compact links and attributes, layout 3 with version-1 B-trees, dimension scales
 //! (HDF5 File Format Specification 3.0; netCDF-4 "Interoperability with HDF5").
 
+mod attributes;
 mod chunk_tree;
 mod encode;
 mod file;

@@ -237,12 +237,12 @@ fn regions_lie_on_pages_of_their_own_in_ascending_order() {
         if of == region {
             assert_eq!(offset, end, "chunks of one region touch");
         } else {
-            assert!(of > region && offset % PAGE_BYTES == 0 && offset >= end);
+            assert!(of > region && offset.is_multiple_of(PAGE_BYTES) && offset >= end);
             region = of;
         }
         end = offset + size;
     }
-    assert!(made.metadata[0].0 >= end && made.metadata[0].0 % PAGE_BYTES == 0);
+    assert!(made.metadata[0].0 >= end && made.metadata[0].0.is_multiple_of(PAGE_BYTES));
     let file = assemble(&made, &both);
     let dataset = hdf5::open(&file).unwrap();
     let (first, second) = (dataset.variable("field").unwrap(), dataset.variable("second").unwrap());
