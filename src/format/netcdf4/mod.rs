@@ -111,15 +111,11 @@ impl VarSpec {
         self.explicit_fill().unwrap_or_else(|| self.dtype.default_fill())
     }
 
-    /// `fill`, or the attribute `_FillValue` if it has the variable's type.
+    /// `fill`, or else the attribute `_FillValue`.
     fn explicit_fill(&self) -> Option<Vec<u8>> {
         self.fill.clone().or_else(|| {
             let attribute = self.attributes.iter().find(|a| a.name == "_FillValue")?;
-            if let (DType::Char, Some(text)) = (self.dtype, attribute.value.text()) {
-                return Some(vec![text.bytes().next().unwrap_or(0)]);
-            }
-            let (dtype, bytes) = attribute.value.number_bytes()?;
-            (dtype == self.dtype && bytes.len() == dtype.size()).then_some(bytes)
+            attribute.value.element(self.dtype)
         })
     }
 }
