@@ -1,6 +1,7 @@
 """Reads what jobq wrote with netCDF4-python, xarray and h5py, and appends to a copy: python check_written.py DIR
 
-DIR has written.nc, whose values follow a formula that is repeated here, many.nc with 20,000 chunks, and wind files.
+DIR has written.nc, whose values follow a formula that is repeated here, many.nc with 20,000 chunks,
+wide.nc with 5,000 variables, and wind files.
 """
 
 import glob
@@ -82,7 +83,7 @@ with netCDF4.Dataset(copy, "a") as d:
 with netCDF4.Dataset(copy, "a") as d:
     d["field"][7] = np.arange(10)
     d["time"][7] = 99
-    d.renameVariable("letters", "signs")
+    d.renameVariable("of_i2", "renamed")
     d.renameDimension("only", "alone")
     d["field"].renameAttribute("units", "unit")
 with netCDF4.Dataset(copy) as d:
@@ -90,13 +91,18 @@ with netCDF4.Dataset(copy) as d:
     assert (d["field"][7] == np.arange(10)).all()
     assert (d["field"][:7].filled(0)[~missing] == expected[~missing]).all()
     assert d["added"].dimensions == ("time", "new") and (d["added"][:7].reshape(-1) == np.arange(21)).all()
-    assert b"".join(d["signs"][:].tolist()) == b"abcd" and d["signs"].dimensions == ("alone",)
+    assert b"".join(d["letters"][:].tolist()) == b"abcd" and d["letters"].dimensions == ("alone",)
+    assert d["renamed"][:].tolist() == list(range(10)) and d["renamed"].dimensions == ("x",)
     assert d["field"].unit == "m s-1" and d["field"].more == "attributes"
 
 with netCDF4.Dataset(f"{folder}/many.nc") as d:
     values = d["many"][:]
     assert values.shape == (20000,) and (values == np.arange(20000)).all()
     assert d["many"].chunking() == [1]
+
+with netCDF4.Dataset(f"{folder}/wide.nc") as d:
+    assert len(d.variables) == 5000 and d["v4999"].dimensions == ("x",)
+    assert d["v4999"][:].tolist() == [4999 % 200, 1]
 
 winds = sorted(glob.glob(f"{folder}/winds/wind_*.nc"))
 assert len(winds) == 2
