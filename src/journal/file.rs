@@ -13,7 +13,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -64,6 +64,8 @@ pub struct Journal {
 struct Shared {
     /// Bytes appended and not yet durable.
     backlog: AtomicU64,
+    /// Set before the failure is reported, so that nothing is taken after it.
+    has_failed: AtomicBool,
     /// Why the thread has stopped, if it has.
     failure: Mutex<Option<String>>,
 }
@@ -137,6 +139,9 @@ impl Journal {
         if !record::fits(&entry.body) {
             return Err(JournalError::TooLong { nbytes: entry.body.len(), limit: MAX_BODY_BYTES });
         }
+        if self.shared.has_failed.load(Ordering::Acquire) {
+            return Err(self.stopped());
+        }
         let nbytes = entry_bytes(&entry);
         self.shared.backlog.fetch_add(nbytes, Ordering::Relaxed);
         let sent = self.entries.as_ref().is_some_and(|entries| entries.send(entry).is_ok());
@@ -188,6 +193,7 @@ impl Shared {
     fn fail(&self, reason: &str) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert_with(|| reason.to_owned());
+        self.has_failed.store(true, Ordering::Release);
     }
 }
 

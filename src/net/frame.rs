@@ -108,8 +108,7 @@ impl Frame {
 }
 
 impl Prefix {
-    /// Reads a prefix from the first bytes of a frame. `Ok(None)`: more bytes are needed; ask again with at least
-    /// [`Prefix::needed`] of them.
+    /// Reads a prefix from the first bytes of a frame. `Ok(None)`: more bytes are needed.
     ///
     /// # Errors
     /// A length is over its limit.
@@ -127,13 +126,6 @@ impl Prefix {
             Self { header, buffers: lengths.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect() };
         prefix.check(limits)?;
         Ok(Some(prefix))
-    }
-
-    /// How many bytes make the prefix that starts with `bytes`, as far as one can tell.
-    #[must_use]
-    pub fn needed(bytes: &[u8]) -> usize {
-        let count = bytes.get(FIXED_PREFIX_BYTES - 1).copied().map_or(0, usize::from);
-        FIXED_PREFIX_BYTES + 8 * count
     }
 
     /// Appends the prefix to `out`.
@@ -240,9 +232,7 @@ mod tests {
             prop_assert_eq!(bytes.len(), prefix.nbytes());
             for len in 0..bytes.len() {
                 prop_assert_eq!(Prefix::decode(&bytes[..len], &Limits::AUTHENTICATED), Ok(None));
-                prop_assert!(Prefix::needed(&bytes[..len]) <= bytes.len());
             }
-            prop_assert_eq!(Prefix::needed(&bytes), bytes.len());
             bytes.extend_from_slice(&tail);
             prop_assert_eq!(Prefix::decode(&bytes, &Limits::AUTHENTICATED), Ok(Some(prefix)));
         }

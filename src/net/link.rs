@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_rustls::TlsStream;
@@ -24,6 +24,10 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 /// Unacknowledged for so long, a link is lost: longer than a switch takes to fail over, shorter than the default
 /// death timeout of 120 s, so that a worker can still register anew in time.
 const USER_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// What lies between the socket and the TLS library on the way in. The library asks for 4 KiB at a time, which would
+/// be four system calls a record; with this it is one for several records.
+const TLS_READ_BUFFER_BYTES: usize = 64 << 10;
 
 /// The receiving half: frames in.
 pub type Reader = FrameReader<ReadHalf>;
@@ -47,24 +51,27 @@ pub struct Peer {
     pub role: Option<Role>,
 }
 
+/// A TLS connection of ours.
+type Tls = TlsStream<BufReader<TcpStream>>;
+
 #[derive(Debug)]
 pub(super) enum Stream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Tls>),
 }
 
 /// Bytes in, from either kind of stream.
 #[derive(Debug)]
 pub enum ReadHalf {
     Plain(OwnedReadHalf),
-    Tls(tokio::io::ReadHalf<TlsStream<TcpStream>>),
+    Tls(tokio::io::ReadHalf<Tls>),
 }
 
 /// Bytes out, to either kind of stream.
 #[derive(Debug)]
 pub enum WriteHalf {
     Plain(OwnedWriteHalf),
-    Tls(tokio::io::WriteHalf<TlsStream<TcpStream>>),
+    Tls(tokio::io::WriteHalf<Tls>),
 }
 
 impl Link {
@@ -103,6 +110,11 @@ impl Link {
         reader.set_limits(self.limits);
         (reader, FrameWriter::new(write))
     }
+}
+
+/// The socket as the TLS library gets it.
+pub(super) fn buffered(stream: TcpStream) -> BufReader<TcpStream> {
+    BufReader::with_capacity(TLS_READ_BUFFER_BYTES, stream)
 }
 
 /// Sets what every connection of ours has, on both sides: no delay of small messages, and an end to silence.

@@ -5,7 +5,7 @@
 //! loses nothing.
 
 use super::LinkError;
-use super::frame::{FIXED_PREFIX_BYTES, Frame, FrameError, Limits, MAX_PREFIX_BYTES, Prefix};
+use super::frame::{Frame, FrameError, Limits, MAX_PREFIX_BYTES, Prefix};
 use super::pool::{Filling, Pool};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::VecDeque;
@@ -49,8 +49,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.limits = limits;
     }
 
-    /// The next frame; `None` once the peer has closed the stream after a whole frame. Cancel safe: a dropped call
-    /// loses no bytes. After an error the stream can't be used any more.
+    /// The next frame; `None` once the peer has closed the stream after a whole frame. The kernel closes the sockets
+    /// of a killed process too, so only a message of the protocol's can tell leaving from dying. Cancel safe: a
+    /// dropped call loses no bytes. After an error the stream can't be used any more.
     ///
     /// # Errors
     /// A frame over the limits, a broken connection, or one that ends in the middle of a frame.
@@ -94,21 +95,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             let missing = filling.missing();
             return self.stream.read_buf(&mut (&mut filling.bytes).limit(missing)).await;
         }
-        // Takes the old memory again if no header cut out of it is still held. Earlier than needed, since a read
-        // into the last few bytes of it would bring only those.
-        if self.buffer.capacity() - self.buffer.len() < self.wanted().max(READ_BUFFER_BYTES / 4) {
-            self.buffer.reserve(READ_BUFFER_BYTES - self.buffer.len().min(READ_BUFFER_BYTES));
+        // Takes the old memory again if no header cut out of it is still held. Before it is full, since a read into
+        // the last few bytes of it would bring only those.
+        if self.buffer.capacity() - self.buffer.len() < READ_BUFFER_BYTES / 4 {
+            self.buffer.reserve(READ_BUFFER_BYTES.saturating_sub(self.buffer.len()));
         }
         self.stream.read_buf(&mut self.buffer).await
-    }
-
-    /// How many bytes more than those at hand finish the prefix or the inline part that is waited for.
-    fn wanted(&self) -> usize {
-        let whole = match &self.partial {
-            None => Prefix::needed(&self.buffer).max(FIXED_PREFIX_BYTES),
-            Some(partial) => partial.lengths.front().copied().unwrap_or(0),
-        };
-        whole.saturating_sub(self.buffer.len()).max(1)
     }
 }
 

@@ -7,7 +7,7 @@
 //! a refusal shows at the first read.
 
 use super::frame::Limits;
-use super::link::{Link, Peer, Stream, tune};
+use super::link::{Link, Peer, Stream, buffered, tune};
 use super::pool::Pool;
 use crate::state::{ClusterId, Identity, Role};
 use rustls::client::{Resumption, verify_server_name};
@@ -117,7 +117,7 @@ impl Transport {
             let peer = Peer { address, role: None };
             return Ok(Link::new(Stream::Plain(stream), peer, limits, self.pool.clone()));
         };
-        let handshake = TlsAcceptor::from(tls.server.clone()).accept(stream);
+        let handshake = TlsAcceptor::from(tls.server.clone()).accept(buffered(stream));
         let stream = match tokio::time::timeout(timeout, handshake).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(source)) => return Err(AcceptError::Handshake { peer: address, source }),
@@ -190,7 +190,7 @@ impl Transport {
             };
             let name = ServerName::try_from(expect.server_name(tls.cluster_id))
                 .map_err(|error| error.to_string())?;
-            let stream = TlsConnector::from(tls.client.clone()).connect(name, stream).await;
+            let stream = TlsConnector::from(tls.client.clone()).connect(name, buffered(stream)).await;
             let stream = stream.map_err(|error| not_the_peer(&error, expect))?;
             let peer = Peer { address: remote, role: Some(expect) };
             let stream = Stream::Tls(Box::new(TlsStream::Client(stream)));

@@ -173,7 +173,7 @@ fn fell_fence(dir: &Path, epoch: u32) -> Result<(), StateError> {
     let linked = std::fs::hard_link(&fence, &fenced);
     match linked {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(StateError::io("link", fenced, error));
+            return Err(StateError::link(&fenced, error));
         }
         _ => {}
     }

@@ -139,7 +139,7 @@ pub(super) fn link_and_look(from: &Path, to: &Path) -> Result<bool, StateError> 
             Err(StateError::Malformed { path: from.to_owned(), reason })
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(StateError::io("link", to, error)),
+        Err(error) => Err(StateError::link(to, error)),
     }
 }
 

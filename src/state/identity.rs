@@ -25,6 +25,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Leaves last a year; `renew` makes new ones.
 const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
+/// Leaves this old are renewed when a scheduler starts: early enough that none ever expires in use.
+const RENEW_AFTER: Duration = Duration::from_secs(150 * 86_400);
 /// Clocks of login and compute nodes differ; a certificate that is a day old suits all of them.
 const BACKDATE: Duration = Duration::from_secs(86_400);
 /// What all names of a cluster end in. `internal` is reserved for private use, so no public name can match.
@@ -90,6 +92,23 @@ pub fn load(dir: &Path, role: Role) -> Result<Identity, StateError> {
     let key = PrivateKeyDer::from_pem_slice(&read_private(&key_path)?)
         .map_err(|error| damaged(&key_path, &error.to_string()))?;
     Ok(Identity { cluster_id, role, ca, leaf, key })
+}
+
+/// Renews the leaves if they are old, as their files' times say; whether it did. To be called by whoever starts a
+/// scheduler.
+///
+/// # Errors
+/// As [`renew`].
+pub fn renew_if_due(dir: &Path) -> Result<bool, StateError> {
+    let path = dir.join(format!("{}.pem", Role::Scheduler));
+    let written = std::fs::metadata(&path).and_then(|meta| meta.modified());
+    let written = written.map_err(|error| StateError::io("look at", &path, error))?;
+    // A time in the future is a clock that was set back: no reason to renew.
+    let age = SystemTime::now().duration_since(written).unwrap_or_default();
+    if age >= RENEW_AFTER {
+        renew(dir)?;
+    }
+    Ok(age >= RENEW_AFTER)
 }
 
 /// Makes new leaves for all roles with the same authority; peers with old ones are still accepted.
@@ -416,6 +435,18 @@ mod tests {
         assert_ne!(before.leaf(), after.leaf());
         assert_eq!(before.ca(), after.ca());
         assert_eq!(before.key().secret_der(), after.key().secret_der());
+    }
+
+    #[test]
+    fn old_leaves_are_renewed_once() {
+        let (_home, dir, _) = made();
+        assert!(!renew_if_due(&dir).unwrap());
+        let leaf = File::options().write(true).open(dir.join("scheduler.pem")).unwrap();
+        leaf.set_modified(SystemTime::now() - RENEW_AFTER).unwrap();
+        assert!(renew_if_due(&dir).unwrap());
+        assert!(!renew_if_due(&dir).unwrap());
+        leaf.set_modified(SystemTime::now() + RENEW_AFTER).unwrap();
+        assert!(!renew_if_due(&dir).unwrap());
     }
 
     #[test]

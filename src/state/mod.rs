@@ -17,6 +17,7 @@ pub use identity::{ClusterId, Identity, Role};
 pub use intent::{Intent, Intents, Outcome};
 pub use lease::{Holder, Lease, LeaseWatch, Liveness};
 
+use nix::errno::Errno;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,8 @@ pub enum StateError {
     Full { action: &'static str, path: PathBuf },
     #[error("can't {action} {}: permission denied", path.display())]
     Denied { action: &'static str, path: PathBuf },
+    #[error("the file system of {} has no hard links, which decide who may act; set state_dir elsewhere", path.display())]
+    NoHardLinks { path: PathBuf },
     #[error("no cluster '{name}' in {}; jq ls lists those there are, jq up starts one", root.display())]
     NoSuchCluster { name: String, root: PathBuf },
     #[error(
@@ -70,6 +73,14 @@ impl StateError {
         }
     }
 
+    /// What a failed `link` means: file systems without hard links say that it isn't permitted.
+    fn link(path: &Path, source: io::Error) -> Self {
+        match Errno::from_raw(source.raw_os_error().unwrap_or(0)) {
+            Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS => Self::NoHardLinks { path: path.to_owned() },
+            _ => Self::io("link", path, source),
+        }
+    }
+
     /// Whether rights are missing (exit code 77), rather than the directory being unusable (78).
     #[must_use]
     pub fn is_permission(&self) -> bool {
@@ -80,5 +91,35 @@ impl StateError {
     #[must_use]
     pub fn is_superseded(&self) -> bool {
         matches!(self, Self::Superseded { .. } | Self::LostClaim { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_sorted_by_what_helps() {
+        let told = |errno: Errno| StateError::io("write", "/s/c/contact.toml", errno.into());
+        assert!(matches!(told(Errno::EROFS), StateError::ReadOnly { .. }));
+        assert!(matches!(told(Errno::ENOSPC), StateError::Full { .. }));
+        assert!(matches!(told(Errno::EDQUOT), StateError::Full { .. }));
+        assert!(matches!(told(Errno::EIO), StateError::Io { .. }));
+        assert!(told(Errno::EACCES).is_permission() && !told(Errno::ENOSPC).is_permission());
+        for errno in [Errno::EROFS, Errno::ENOSPC, Errno::EIO, Errno::EACCES] {
+            let text = told(errno).to_string();
+            assert!(text.starts_with("can't write /s/c/contact.toml"), "{text}");
+        }
+        let link = |errno: Errno| StateError::link(Path::new("/s/c/epoch.1"), errno.into());
+        assert!(matches!(link(Errno::EPERM), StateError::NoHardLinks { .. }));
+        assert!(matches!(link(Errno::EACCES), StateError::Denied { .. }));
+    }
+
+    #[test]
+    fn what_must_stop_a_scheduler_says_so() {
+        let over = StateError::Superseded { mine: 3, by: Some(4) };
+        assert!(over.is_superseded());
+        assert_eq!(over.to_string(), "epoch 3 is over: epoch 4 has been claimed");
+        assert!(!StateError::BadName("x".into()).is_superseded());
     }
 }
