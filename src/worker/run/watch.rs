@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// Time for which the streams of a command that has ended are read on while a child of it holds them open.
 const DRAIN: Duration = Duration::from_millis(500);
 
+/// Between two looks at whether a stopped command's other processes have ended.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// An attempt that has been started: its process, and our ends of its standard output and error.
 pub(super) struct Started {
     pub(super) pid: Pid,
@@ -59,10 +62,11 @@ pub(super) fn watch(
     };
     watched.run(limit, grace, cancel);
     // The zombie still holds the group's id, so this can't hit anybody else. What a command leaves running
-    // would go on writing, into accepted outputs too.
-    signal_group(pid, Signal::SIGKILL);
-    if watched.stop.is_some() {
-        kill_session(pid);
+    // would go on writing, into accepted outputs too. Looking for other groups takes long, with many processes
+    // longer than short tasks do, so it is done only for those that we ended.
+    match watched.stop {
+        None => signal_group(pid, Signal::SIGKILL),
+        Some(_) => signal_session(pid, Signal::SIGKILL),
     }
     let reaped = reap(pid);
     let Watched { stop, captures: [out, err], .. } = watched;
@@ -97,12 +101,23 @@ impl Watched {
             let over = limit_at.is_some_and(|at| Instant::now() >= at);
             self.stop_if(over, grace, cancel);
         }
-        let drained_at = Instant::now() + DRAIN;
-        // What it printed before its end is in the pipes by now.
-        self.pump();
-        while self.streams.iter().any(Option::is_some) && Instant::now() < drained_at {
-            self.sleep(Some(drained_at), Instant::now(), None);
+        self.drain();
+    }
+
+    /// After the command's end: reads what is left while others hold its streams open. Those it was running get
+    /// what is left of their time to clean up if they were told to end.
+    fn drain(&mut self) {
+        let until = self.kill_at.unwrap_or_else(|| Instant::now() + DRAIN);
+        loop {
+            // What it printed before its end is in the pipes by now.
             self.pump();
+            let now = Instant::now();
+            let cleaning_up = self.kill_at.is_some() && !groups(self.pid).is_empty();
+            if now >= until || !(cleaning_up || self.streams.iter().any(Option::is_some)) {
+                return;
+            }
+            let look_at = if cleaning_up { until.min(now + LOOK_EVERY) } else { until };
+            self.sleep(Some(look_at), now, None);
         }
     }
 
@@ -111,7 +126,7 @@ impl Watched {
         if self.stop.is_some() {
             if self.kill_at.is_some_and(|at| Instant::now() >= at) {
                 self.kill_at = None;
-                signal_group(self.pid, Signal::SIGKILL);
+                signal_session(self.pid, Signal::SIGKILL);
             }
             return;
         }
@@ -124,9 +139,9 @@ impl Watched {
             unkept.then_some(Stop::Unkept)
         };
         if self.stop.is_some() {
-            signal_group(self.pid, Signal::SIGTERM);
+            signal_session(self.pid, Signal::SIGTERM);
             // One that is stopped gets the other signal only once it goes on.
-            signal_group(self.pid, Signal::SIGCONT);
+            signal_session(self.pid, Signal::SIGCONT);
             self.kill_at = Some(Instant::now() + grace);
         }
     }
@@ -171,11 +186,16 @@ fn signal_group(group: Pid, signal: Signal) {
     }
 }
 
-/// Kills the groups that a command's shell made within the command's session.
-fn kill_session(session: Pid) {
-    let groups: BTreeSet<Pid> =
-        processes().into_iter().filter(|p| p.session == session && p.state != 'Z').map(|p| p.group).collect();
+/// For all groups of a command's session: shells with job control and `timeout` make more of them.
+fn signal_session(session: Pid, signal: Signal) {
+    let mut groups = groups(session);
+    groups.insert(session);
     for group in groups {
-        signal_group(group, Signal::SIGKILL);
+        signal_group(group, signal);
     }
+}
+
+/// The groups of a session that have a live process.
+fn groups(session: Pid) -> BTreeSet<Pid> {
+    processes().into_iter().filter(|p| p.session == session && p.state != 'Z').map(|p| p.group).collect()
 }
