@@ -146,7 +146,7 @@ fn a_value_that_is_replaced_while_it_is_read_never_comes_back() {
                 store.load(task(0)).unwrap();
             }
         });
-        for round in 0..3000u32 {
+        for round in 0..600u32 {
             let value = value(round as u8, 150);
             store.insert(task(0), value.clone());
             store.relieve();
