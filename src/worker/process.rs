@@ -276,6 +276,24 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::zombie_processes, reason = "reap() is what is tested")]
+    fn an_old_kernel_without_pidfds_sees_a_childs_end_too() {
+        let mut child = Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        let watch = ExitWatch { pid, pidfd: None };
+        assert!(watch.fd().is_none() && !watch.has_ended());
+        drop(child.stdin.take());
+        while !watch.has_ended() {
+            let now = Instant::now();
+            let look_at = watch.look_at(now).unwrap();
+            nix::poll::poll(&mut [], poll_timeout(Some(look_at), now)).unwrap();
+        }
+        assert_eq!(reap(pid).unwrap().status.code(), Some(0));
+        assert!(reap(pid).is_err(), "only once");
+    }
+
+    #[test]
+    #[allow(clippy::zombie_processes, reason = "reap() is what is tested")]
     fn a_child_stays_to_be_collected_after_its_end_is_seen() {
         let child = Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
         let pid = Pid::from_raw(child.id() as i32);

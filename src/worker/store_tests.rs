@@ -136,6 +136,29 @@ fn threads_that_spill_load_and_free_at_once_lose_nothing() {
     assert_eq!((files(&store), store.held()), (0, Held::default()));
 }
 
+#[test]
+fn a_value_that_is_replaced_while_it_is_read_never_comes_back() {
+    let (store, _base) = store();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                store.load(task(0)).unwrap();
+            }
+        });
+        for round in 0..600u32 {
+            let value = value(round as u8, 150);
+            store.insert(task(0), value.clone());
+            store.relieve();
+            store.insert(task(0), value.clone());
+            std::thread::yield_now();
+            assert_eq!(store.load(task(0)).unwrap(), Some(value));
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    store.check();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]

@@ -7,19 +7,21 @@
 //!
 //! Synchronous, one thread (and one that reports), asleep unless a signal or a line of the worker's log comes.
 
+mod report;
 mod signals;
+mod sweep;
 mod tail;
 mod verdict;
 
+pub use report::Report;
 pub use verdict::{VerdictRecord, read_verdicts};
 
-use super::process::{
-    OomCounter, Reaped, poll_timeout, process, processes, reap_any, signal_on_parent_death,
-};
+use super::process::{OomCounter, Reaped, poll_timeout, reap_any, signal_on_parent_death};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use report::Reporter;
 use signals::Signals;
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -27,8 +29,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use sweep::Sweep;
 use tail::LogTail;
 
 /// A worker that dies this often within `CRASH_WINDOW` isn't started again.
@@ -38,13 +40,8 @@ const CRASH_WINDOW: Duration = Duration::from_secs(60);
 const LIVED_LONG: Duration = Duration::from_secs(10);
 /// Between two looks for processes that are still there, if none of them says that it ended.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
-/// Between two notes about processes that don't die (they hang in the kernel, say in a dead file server).
-const SWEEP_NOTE: Duration = Duration::from_secs(30);
 /// What supervisors of single workers get beyond their own grace.
 const NESTED_EXTRA: Duration = Duration::from_secs(2);
-/// For reports that are still under way at the end.
-const REPORT_WAIT: Duration = Duration::from_secs(5);
-
 /// A program and its first arguments.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Launch {
@@ -70,18 +67,6 @@ pub struct Settings {
     pub restart_delay: Duration,
     /// When the allocation's walltime ends, in seconds since 1970, if it is known: verdicts have it.
     pub deadline: Option<u64>,
-}
-
-/// Is told of each worker that is dead and all of whose processes are gone. Called on a thread of its own; it
-/// must not start processes, which would be taken for the worker's.
-pub trait Report: Send {
-    fn dead(&mut self, verdict: &VerdictRecord);
-}
-
-impl<F: FnMut(&VerdictRecord) + Send> Report for F {
-    fn dead(&mut self, verdict: &VerdictRecord) {
-        self(verdict);
-    }
 }
 
 /// How it ended. The later ones outweigh the earlier.
@@ -140,7 +125,7 @@ pub fn run(settings: Settings, report: impl Report + 'static) -> Result<End, Sup
         oom,
         reporter,
         stopping: None,
-        sweep: Sweep::default(),
+        sweep: Sweep::start(),
         killed: false,
     };
     let end = supervisor.run();
@@ -184,16 +169,6 @@ struct Running {
     started: u64,
     kills_before: u64,
     log: LogTail,
-}
-
-/// The hunt for what dead workers left behind.
-#[derive(Default)]
-struct Sweep {
-    killed: u32,
-    /// Looks in a row that found nothing.
-    clean_looks: u32,
-    since: Option<Instant>,
-    noted: Option<Instant>,
 }
 
 impl Slot {
@@ -243,8 +218,8 @@ impl Supervisor {
             }
             self.read_logs();
             let none_left = self.reap();
-            if self.slots.iter().any(|s| matches!(s.state, SlotState::Sweeping(..))) && self.swept(none_left)
-            {
+            let sweeping = self.slots.iter().any(|s| matches!(s.state, SlotState::Sweeping(..)));
+            if sweeping && (none_left || self.swept()) {
                 self.conclude();
             }
             self.kill_overdue();
@@ -408,49 +383,17 @@ impl Supervisor {
         verdict.deadline = self.settings.deadline;
         verdict.log = running.log.lines();
         slot.state = SlotState::Sweeping(Box::new(verdict), running.since);
-        self.sweep = Sweep { since: Some(Instant::now()), ..Sweep::default() };
+        self.sweep = Sweep::start();
     }
 
-    /// Kills what dead workers left behind. `true`: nothing is left.
-    ///
-    /// Only direct children are killed: their ids can't be anybody else's before `reap` has collected them. What
-    /// they leave comes to this process, and is found by the next look.
-    fn swept(&mut self, none_left: bool) -> bool {
-        if none_left {
-            return true;
-        }
+    fn swept(&mut self) -> bool {
         let running: Vec<Pid> = self.slots.iter().filter_map(Slot::pid).collect();
-        let this = Pid::this();
-        let orphans: Vec<_> =
-            processes().into_iter().filter(|p| p.parent == this && !running.contains(&p.pid)).collect();
-        for orphan in orphans.iter().filter(|p| p.state != 'Z') {
-            if orphan.group == orphan.pid {
-                let _ = killpg(orphan.pid, Signal::SIGKILL);
-            }
-            if kill(orphan.pid, Signal::SIGKILL).is_ok() {
-                self.sweep.killed += 1;
-            }
-        }
-        self.note_survivors(orphans.first().map(|p| p.pid));
-        // Beside living workers there is no proof, but supervisors of one worker each have theirs; a process
-        // that changed hands during one look is seen by the next.
-        self.sweep.clean_looks = if orphans.is_empty() { self.sweep.clean_looks + 1 } else { 0 };
-        !running.is_empty() && self.sweep.clean_looks >= 2
-    }
-
-    fn note_survivors(&mut self, survivor: Option<Pid>) {
-        let Some(pid) = survivor else { return };
-        let since = *self.sweep.noted.get_or_insert(self.sweep.since.unwrap_or_else(Instant::now));
-        if since.elapsed() >= SWEEP_NOTE {
-            self.sweep.noted = Some(Instant::now());
-            let state = process(pid).map_or('?', |p| p.state);
-            note(&format!("process {pid} of a dead worker doesn't die (state {state}): waiting for it"));
-        }
+        self.sweep.look(&running)
     }
 
     /// Writes the verdicts of workers whose processes are all gone, reports them, and decides what comes next.
     fn conclude(&mut self) {
-        let killed = std::mem::take(&mut self.sweep).killed;
+        let killed = self.sweep.killed();
         let now = Instant::now();
         let nested = self.nested();
         for slot in &mut self.slots {
@@ -500,41 +443,6 @@ impl End {
             Some(0) => End::Left,
             Some(143) => End::Killed,
             _ => End::GaveUp,
-        }
-    }
-}
-
-/// Hands verdicts to a thread, so that a scheduler that doesn't answer holds up nothing here.
-struct Reporter {
-    verdicts: Option<Sender<VerdictRecord>>,
-    finished: Receiver<()>,
-}
-
-impl Reporter {
-    fn start(mut report: impl Report + 'static) -> io::Result<Reporter> {
-        let (verdicts, incoming) = channel::<VerdictRecord>();
-        let (done, finished) = channel();
-        std::thread::Builder::new().name("report".to_owned()).spawn(move || {
-            for verdict in incoming {
-                report.dead(&verdict);
-            }
-            // Nobody may be waiting any more.
-            let _ = done.send(());
-        })?;
-        Ok(Reporter { verdicts: Some(verdicts), finished })
-    }
-
-    fn report(&self, verdict: VerdictRecord) {
-        if let Some(verdicts) = &self.verdicts {
-            // Fails only if a report panicked, which has been printed.
-            let _ = verdicts.send(verdict);
-        }
-    }
-
-    fn finish(&mut self) {
-        self.verdicts = None;
-        if self.finished.recv_timeout(REPORT_WAIT).is_err() {
-            note("the last report didn't get through");
         }
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::worker::process::wait_gone;
+use crate::worker::process::{process, wait_gone};
 use nix::sys::stat::Mode;
 use std::fs;
 use std::path::Path;

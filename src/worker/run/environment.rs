@@ -1,6 +1,7 @@
 //! A task's environment, and the program that its first word means there.
 
-use super::command::{Attempt, CommandHost};
+use super::attempt::Attempt;
+use super::command::CommandHost;
 use crate::graph::{CommandSpec, EnvSource};
 use nix::unistd::{AccessFlags, access};
 use std::collections::BTreeMap;

@@ -135,7 +135,6 @@ impl Drop for KernelPool {
     fn drop(&mut self) {
         let mut queue = self.shared.lock();
         queue.closed = true;
-        queue.jobs.clear();
         drop(queue);
         self.shared.work.notify_all();
         for thread in self.threads.drain(..) {

@@ -8,6 +8,8 @@ use std::io::{self, ErrorKind, PipeReader, Read, Write};
 const LINES: usize = 20;
 /// Bytes of a line that are kept.
 const LINE_BYTES: usize = 2000;
+/// Reads before signals get their turn; together more than a pipe holds.
+const READS_A_TURN: usize = 64;
 
 pub(super) struct LogTail {
     pipe: Option<PipeReader>,
@@ -29,7 +31,8 @@ impl LogTail {
     /// Takes what is there, and hands it on to `job_log`.
     pub(super) fn pump(&mut self, job_log: &mut impl Write) {
         let mut bytes = [0; 16 << 10];
-        while let Some(pipe) = &mut self.pipe {
+        for _ in 0..READS_A_TURN {
+            let Some(pipe) = &mut self.pipe else { return };
             match pipe.read(&mut bytes) {
                 Ok(0) => self.pipe = None,
                 Ok(n) => {
