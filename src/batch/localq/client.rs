@@ -14,7 +14,7 @@ use super::{DIR_VARIABLE, SLOTS_VARIABLE, VERB, WAIT_VARIABLE, daemon, process, 
 use crate::batch::{BatchError, ErrorKind};
 
 /// How long a daemon may take to answer.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long two clients that start a daemon at once, or one that meets a leaving daemon, go on trying.
 const START_PATIENCE: Duration = Duration::from_secs(10);

@@ -48,12 +48,23 @@ pub fn serve(dir: &Path) -> Result<(), BatchError> {
     };
     // Already a leader: then nobody else can signal our group either.
     let _ = nix::unistd::setsid();
+    close_inherited();
     let spool = Spool::open(dir).map_err(|error| failed("directory", &error))?;
     let Some(_lock) = lock(&spool).map_err(|error| failed("lock", &error))? else { return Ok(()) };
     std::env::set_current_dir("/").map_err(|error| failed("/", &error))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| failed("runtime", &error))?;
     runtime.block_on(run(spool)).map_err(|error| failed("daemon", &error))
+}
+
+/// Somebody may wait for the end of a pipe that we inherited without knowing. Nothing of ours is open yet.
+fn close_inherited() {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let open: Vec<i32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|&fd| fd > 2) {
+        // The one through which we have just listed them is closed already.
+        let _ = nix::unistd::close(fd);
+    }
 }
 
 /// The lock for as long as we live, or `None` after saying who has it.
@@ -99,17 +110,18 @@ async fn run(spool: Spool) -> io::Result<()> {
     nix::unistd::dup2_stdout(std::fs::File::open("/dev/null")?)?;
 
     let clients = Arc::new(());
-    let mut busy_until = Instant::now() + LINGER;
+    let mut leave_at = Instant::now() + LINGER;
     loop {
         let now = process::now();
-        let idle = daemon.queue.is_idle() && Arc::strong_count(&clients) == 1;
-        let due = daemon
-            .queue
-            .deadline(now)
-            .map(|at| Instant::now() + Duration::from_millis(at.saturating_sub(now.boot_ms)));
-        let wake = if idle { Some(busy_until) } else { due };
+        let idle = daemon.queue.is_idle();
+        let due = daemon.queue.deadline(now).map(|at| Duration::from_millis(at.saturating_sub(now.boot_ms)));
+        let wake = if idle { Some(leave_at) } else { due.map(|due| Instant::now() + due) };
+        if !idle {
+            leave_at = Instant::now() + LINGER;
+        }
         tokio::select! {
             Ok((stream, _)) = listener.accept() => {
+                leave_at = Instant::now() + LINGER;
                 tokio::spawn(converse(stream, asked.clone(), Arc::clone(&clients)));
             }
             Some((request, answer)) = questions.recv() => {
@@ -121,14 +133,12 @@ async fn run(spool: Spool) -> io::Result<()> {
             }
             _ = terminate.recv() => break,
             () = sleep_until(wake) => {
-                if idle {
+                if idle && Arc::strong_count(&clients) == 1 {
                     break;
                 }
+                leave_at = Instant::now() + LINGER;
                 daemon.apply(|queue, out| queue.tick(process::now(), out));
             }
-        }
-        if !idle || Arc::strong_count(&clients) > 1 {
-            busy_until = Instant::now() + LINGER;
         }
     }
     // Before the lock goes: a client that comes now starts the next daemon. Missing only if somebody removed it.

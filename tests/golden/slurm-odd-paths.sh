@@ -1,0 +1,16 @@
+#!/bin/bash
+#SBATCH --job-name=jq3f9a1c7
+#SBATCH --comment="a \"b\" 'c' # d \\ é | $HOME"
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=1
+#SBATCH --time=08:00:00
+#SBATCH --chdir="/scratch/my project's"
+#SBATCH --output="/scratch/my logs/100%%.log"
+#SBATCH --open-mode=append
+#SBATCH --no-requeue
+#SBATCH --export=NONE
+# Nothing of the submitting shell leaks in (--export=NONE); what srun starts sees this script's environment.
+export SLURM_EXPORT_ENV=ALL
+cd '/scratch/my project'\''s' || exit 1
+exec '/opt/jobq/bin/jobq' 'worker' '--cluster' '/home/sci/.local/state/jobq/winds'
