@@ -8,7 +8,7 @@ use super::attempt::{self, Attempt, CancelHandle, CommandOutcome, TaskErrorKind,
 use super::capture::Capture;
 use super::environment::{self, Environment};
 use super::judge::Judge;
-use super::outputs::{discard, temporary_path};
+use super::outputs::{self, discard, temporary_path};
 use super::spawn::{Start, spawn};
 use super::template::{self, Fill};
 use super::watch::{Ended, Started, watch};
