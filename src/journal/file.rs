@@ -632,7 +632,7 @@ mod tests {
         let output = appender("trap '' XFSZ; ulimit -f 5;", test, dir.path()).wait_with_output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(text.contains("failed: can't write the journal's"), "{text}");
-        let durable = text.lines().filter_map(durable_in).last().unwrap_or(1);
+        let durable = text.lines().rev().find_map(durable_in).unwrap_or(1);
         check_after(dir.path(), durable);
         let history = read_all(dir.path(), |_| {}).unwrap();
         assert!(history.segments.last().unwrap().ignored_bytes > 0, "the cut record is ignored");
