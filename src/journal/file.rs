@@ -555,4 +555,86 @@ mod tests {
         assert!(Journal::create(dir.path(), 1, &history, Options::default(), |_| {}).is_err());
         assert_eq!(segments(dir.path()).len(), 1);
     }
+
+    /// This test's own program again, as a process that appends until it is ended and prints what is durable.
+    fn appender(shell: &str, test: &str, dir: &Path) -> std::process::Child {
+        std::process::Command::new("sh")
+            .args(["-c", &format!("{shell} exec \"$0\" --exact \"$1\" --nocapture")])
+            .arg(std::env::current_exe().unwrap())
+            .arg(format!("journal::file::tests::{test}"))
+            .env(APPEND_IN, dir)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    const APPEND_IN: &str = "JOBQ_TEST_APPEND_IN";
+
+    fn append_for_ever(dir: &Path) {
+        let (mut journal, told) = begin(dir, 1, Options { segment_bytes: 4096 });
+        loop {
+            let seq = journal.next_seq();
+            let body = format!("record {seq}").into_bytes();
+            let is_taken = journal.append(Entry { seq, kind: 1, version: 1, body }).is_ok();
+            // A few records a group; printing fails, and ends this, when the parent has gone.
+            while !is_taken || journal.backlog_bytes() > 400 {
+                match told.recv().unwrap() {
+                    Progress::Durable(seq) => println!("durable {seq}"),
+                    Progress::Failed(error) => return println!("failed: {error}"),
+                }
+            }
+        }
+    }
+
+    /// Whatever was told durable is there, and what is there is what was appended.
+    fn check_after(dir: &Path, durable: u64) {
+        let mut next = 2;
+        let history = read_all(dir, |record| {
+            assert_eq!((record.seq, record.body), (next, format!("record {next}").as_bytes()));
+            next += 1;
+        });
+        let history = history.unwrap();
+        assert_eq!(history.damage, None);
+        assert!(history.next_seq > durable, "{durable} was told durable; {} is next", history.next_seq);
+    }
+
+    fn durable_in(line: &str) -> Option<u64> {
+        line.split_once("durable ")?.1.parse().ok()
+    }
+
+    #[test]
+    fn a_killed_process_leaves_all_that_it_told_durable() {
+        use std::io::{BufRead, BufReader};
+        if let Some(dir) = std::env::var_os(APPEND_IN) {
+            return append_for_ever(Path::new(&dir));
+        }
+        for round in 1..=5 {
+            let dir = tempfile::tempdir().unwrap();
+            let mut child = appender("", "a_killed_process_leaves_all_that_it_told_durable", dir.path());
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+            let mut durable = lines.by_ref().filter_map(|line| durable_in(&line)).nth(round * 3).unwrap();
+            child.kill().unwrap();
+            durable = lines.filter_map(|line| durable_in(&line)).last().unwrap_or(durable);
+            child.wait().unwrap();
+            check_after(dir.path(), durable);
+        }
+    }
+
+    /// The shell's limit on file sizes stands in for a full disk: the write is cut short, then refused.
+    #[test]
+    fn a_write_that_is_cut_short_stops_the_journal_and_leaves_a_true_prefix() {
+        if let Some(dir) = std::env::var_os(APPEND_IN) {
+            return append_for_ever(Path::new(&dir));
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let test = "a_write_that_is_cut_short_stops_the_journal_and_leaves_a_true_prefix";
+        // Blocks of 512 bytes: less than a segment, so that the limit strikes within one.
+        let output = appender("trap '' XFSZ; ulimit -f 5;", test, dir.path()).wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("failed: can't write the journal's"), "{text}");
+        let durable = text.lines().rev().find_map(durable_in).unwrap_or(1);
+        check_after(dir.path(), durable);
+        let history = read_all(dir.path(), |_| {}).unwrap();
+        assert!(history.segments.last().unwrap().ignored_bytes > 0, "the cut record is ignored");
+    }
 }
