@@ -1,5 +1,23 @@
 //! Bytes on disk -> dimensions, variables and chunk tables, and back. Reading is thread-safe by construction:
 //! a [`Dataset`] is plain data, and its bytes are fetched through [`ReadAt`].
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`read_at`] | [`ReadAt`] for local files and memory |
+//! | [`hdf5`] | a netCDF-4 (HDF5) file's metadata and chunk tables, no data: [`hdf5::open`] |
+//! | [`decode`] | chunks and hyperslabs of a variable as plain little-endian bytes |
+//! | [`netcdf4`] | the writer: a pure layout of the file's bytes, and thin IO for parallel writers |
+//! | [`grid`] | arithmetic of chunk grids and boxes |
+//! | [`example`] | sample wind files |
+
+mod bytewise;
+pub mod decode;
+//pub mod example;
+pub mod grid;
+pub mod hdf5;
+mod lookup3;
+pub mod netcdf4;
+pub mod read_at;
 
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -64,12 +82,21 @@ pub struct Dimension {
 /// One step of a chunk's coding, in the order in which it was applied when writing.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Filter {
-    Shuffle { element_size: u32 },
-    Deflate { level: u32 },
+    Shuffle {
+        element_size: u32,
+    },
+    Deflate {
+        level: u32,
+    },
     Fletcher32,
+    /// A filter that this program can't undo: its chunks can be listed, not read.
+    Other {
+        id: u16,
+        name: String,
+    },
 }
 
-/// Where one chunk's bytes are. `index` is in chunk units, one number a dimension.
+/// Where one chunk's bytes are in the file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ChunkRef {
     pub offset: u64,
@@ -105,7 +132,8 @@ pub struct Variable {
     /// Indexes into `Dataset::dimensions`.
     pub dims: Vec<usize>,
     pub attributes: Vec<Attribute>,
-    /// One element, little-endian: the fill message, or netCDF's default for the type.
+    /// One element, little-endian, for what was never written: `_FillValue`, or the file's own fill value, or zeros
+    /// as HDF5 has it. Whether it also marks missing data is what [`Variable::missing`] says. Empty for text.
     #[serde(with = "serde_bytes")]
     pub fill: Vec<u8>,
     pub storage: Storage,
@@ -117,6 +145,15 @@ pub struct Dataset {
     pub dimensions: Vec<Dimension>,
     pub variables: Vec<Variable>,
     pub attributes: Vec<Attribute>,
+    /// Variables that are in the file but can't be had, and why (a compound type, data in another file).
+    pub skipped: Vec<Skipped>,
+}
+
+/// A variable that is in the file but is not among [`Dataset::variables`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Skipped {
+    pub name: String,
+    pub reason: String,
 }
 
 /// Why a file can't be read or written. The message names the file, and what in it.
@@ -132,6 +169,23 @@ pub enum FormatError {
     Unsupported { file: String, what: String },
 }
 
+impl FormatError {
+    /// An IO error on the named file.
+    pub fn io(file: impl Into<String>, source: io::Error) -> FormatError {
+        FormatError::Io { file: file.into(), source }
+    }
+
+    /// What is wrong in the named file.
+    pub fn damaged(file: impl Into<String>, what: impl Into<String>) -> FormatError {
+        FormatError::Damaged { file: file.into(), what: what.into() }
+    }
+
+    /// What the named file has, or would have, that this program can't do.
+    pub fn unsupported(file: impl Into<String>, what: impl Into<String>) -> FormatError {
+        FormatError::Unsupported { file: file.into(), what: what.into() }
+    }
+}
+
 impl DType {
     /// Bytes of one element; text of variable length counts as its 16-byte reference.
     pub fn size(self) -> usize {
@@ -142,6 +196,68 @@ impl DType {
             DType::I64 | DType::U64 | DType::F64 => 8,
             DType::String => 16,
         }
+    }
+
+    /// The fill value that the netCDF library uses where none is given (netCDF-C's `NC_FILL_*`), little-endian.
+    pub fn default_fill(self) -> Vec<u8> {
+        match self {
+            DType::I8 => (-127i8).to_le_bytes().to_vec(),
+            DType::U8 => vec![255],
+            DType::Char => vec![0],
+            DType::I16 => (-32767i16).to_le_bytes().to_vec(),
+            DType::U16 => 65535u16.to_le_bytes().to_vec(),
+            DType::I32 => (-2147483647i32).to_le_bytes().to_vec(),
+            DType::U32 => u32::MAX.to_le_bytes().to_vec(),
+            DType::I64 => (-9223372036854775806i64).to_le_bytes().to_vec(),
+            DType::U64 => 18446744073709551614u64.to_le_bytes().to_vec(),
+            DType::F32 => 9.969_21e36_f32.to_le_bytes().to_vec(),
+            DType::F64 => 9.969_209_968_386_869e36_f64.to_le_bytes().to_vec(),
+            DType::String => Vec::new(),
+        }
+    }
+}
+
+impl AttrValue {
+    /// The text, if it is one text.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            AttrValue::Text(text) => Some(text),
+            AttrValue::Texts(texts) => match texts.as_slice() {
+                [text] => Some(text),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The first number.
+    pub fn number(&self) -> Option<f64> {
+        match self {
+            AttrValue::Ints(_, values) => values.first().map(|v| *v as f64),
+            AttrValue::UInts(_, values) => values.first().map(|v| *v as f64),
+            AttrValue::Floats(_, values) => values.first().copied(),
+            AttrValue::Text(_) | AttrValue::Texts(_) => None,
+        }
+    }
+
+    /// The element type and the numbers as little-endian bytes; `None` for text.
+    pub fn number_bytes(&self) -> Option<(DType, Vec<u8>)> {
+        let pick = |dtype: DType, bytes: [u8; 8]| bytes[..dtype.size().min(8)].to_vec();
+        Some(match self {
+            AttrValue::Ints(dtype, values) => {
+                (*dtype, values.iter().flat_map(|v| pick(*dtype, v.to_le_bytes())).collect())
+            }
+            AttrValue::UInts(dtype, values) => {
+                (*dtype, values.iter().flat_map(|v| pick(*dtype, v.to_le_bytes())).collect())
+            }
+            AttrValue::Floats(DType::F32, values) => {
+                (DType::F32, values.iter().flat_map(|v| (*v as f32).to_le_bytes()).collect())
+            }
+            AttrValue::Floats(_, values) => {
+                (DType::F64, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+            }
+            AttrValue::Text(_) | AttrValue::Texts(_) => return None,
+        })
     }
 }
 
@@ -159,5 +275,11 @@ impl Dataset {
 impl Variable {
     pub fn attribute(&self, name: &str) -> Option<&AttrValue> {
         self.attributes.iter().find(|a| a.name == name).map(|a| &a.value)
+    }
+
+    /// The element that marks missing data, little-endian: `_FillValue`, as CF and xarray have it. Without that
+    /// attribute nothing is missing, whatever [`Variable::fill`] is.
+    pub fn missing(&self) -> Option<&[u8]> {
+        self.attribute("_FillValue").map(|_| self.fill.as_slice())
     }
 }
