@@ -12,7 +12,7 @@
 
 mod bytewise;
 pub mod decode;
-//pub mod example;
+pub mod example;
 pub mod grid;
 pub mod hdf5;
 mod lookup3;

@@ -122,3 +122,6 @@ impl VarSpec {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
