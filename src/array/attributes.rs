@@ -7,10 +7,27 @@ use crate::kernels::program::Operation;
 
 /// Attributes that tell how a variable is stored, or that lose their meaning with the first operation.
 const OF_STORAGE: [&str; 21] = [
-    "_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "valid_min", "valid_max",
-    "valid_range", "actual_range", "coordinates", "bounds", "ancillary_variables", "cell_measures",
-    "DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", "_Netcdf4Dimid", "_Netcdf4Coordinates",
-    "_nc3_strict", "_NCProperties",
+    "_FillValue",
+    "missing_value",
+    "scale_factor",
+    "add_offset",
+    "_Unsigned",
+    "valid_min",
+    "valid_max",
+    "valid_range",
+    "actual_range",
+    "coordinates",
+    "bounds",
+    "ancillary_variables",
+    "cell_measures",
+    "DIMENSION_LIST",
+    "REFERENCE_LIST",
+    "CLASS",
+    "NAME",
+    "_Netcdf4Dimid",
+    "_Netcdf4Coordinates",
+    "_nc3_strict",
+    "_NCProperties",
 ];
 
 /// Attributes that say where a field lies, not what it is.
@@ -41,8 +58,17 @@ pub fn of_operation(operation: Operation, operands: &[&NodeInfo]) -> Vec<Attribu
     let common = agreed(&arrays);
     let weak = |k: usize| operands.get(k).is_some_and(|o| o.weak);
     let keeps_meaning = match operation {
-        O::Negate | O::Abs | O::Floor | O::Ceil | O::Round | O::Add | O::Subtract | O::Min2 | O::Max2
-        | O::Select | O::Hypot => true,
+        O::Negate
+        | O::Abs
+        | O::Floor
+        | O::Ceil
+        | O::Round
+        | O::Add
+        | O::Subtract
+        | O::Min2
+        | O::Max2
+        | O::Select
+        | O::Hypot => true,
         O::Multiply => weak(0) || weak(1),
         O::Divide => weak(1),
         _ => false,
@@ -70,12 +96,7 @@ pub fn of_operation(operation: Operation, operands: &[&NodeInfo]) -> Vec<Attribu
 }
 
 /// The attributes of a reduction over the dimensions called `dims`.
-pub fn of_reduction(
-    reducer: ReduceName,
-    ddof: u32,
-    dims: &[&str],
-    input: &[Attribute],
-) -> Vec<Attribute> {
+pub fn of_reduction(reducer: ReduceName, ddof: u32, dims: &[&str], input: &[Attribute]) -> Vec<Attribute> {
     let mut made = input.to_vec();
     match reducer {
         ReduceName::Count => {

@@ -31,7 +31,13 @@ fn angle(y: f64, x: f64, right: f64) -> f64 {
     let (low, high) = if ay > ax { (ax, ay) } else { (ay, ax) };
     let turned = low > TAN_PI_8 * high;
     // Equal ones are exact, also where both are 0 or infinite.
-    let above = if low == high { 0.0 } else if turned { low - high } else { low };
+    let above = if low == high {
+        0.0
+    } else if turned {
+        low - high
+    } else {
+        low
+    };
     let below = if turned { low + high } else { high };
     let t = above / if below == 0.0 { 1.0 } else { below };
     let z = t * t;
@@ -90,7 +96,10 @@ mod tests {
         };
         let any = |n: u64| f32::from_bits(n as u32);
         let wind = |n: u64| (n % 2_000_000) as f32 * 5e-5 - 50.0;
-        (0..count).map(|i| if i % 4 == 0 { any(next()) } else { wind(next()) }).filter(|x| !x.is_nan()).collect()
+        (0..count)
+            .map(|i| if i % 4 == 0 { any(next()) } else { wind(next()) })
+            .filter(|x| !x.is_nan())
+            .collect()
     }
 
     #[test]
@@ -114,7 +123,8 @@ mod tests {
         for y in special {
             for x in special {
                 let (made, truth) = (atan2_f32(y, x), y.atan2(x));
-                let close = (made - truth).abs() <= 2.5e-7 && made.is_sign_negative() == truth.is_sign_negative();
+                let close =
+                    (made - truth).abs() <= 2.5e-7 && made.is_sign_negative() == truth.is_sign_negative();
                 assert!(close || made.is_nan() && truth.is_nan(), "atan2({y}, {x}) = {made}, not {truth}");
             }
         }

@@ -8,7 +8,7 @@
 use super::source::host;
 use super::tile::numbers;
 use super::{Call, KernelError};
-use crate::format::netcdf4::{EncodedChunks, FileSpec, Layout, OutFile, layout as lay_out};
+use crate::format::netcdf4::{EncodedChunks, FileSpec, Layout, OutFile, VarStorage, layout as lay_out};
 use crate::graph::Value;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -30,6 +30,9 @@ pub struct OutputPlan {
     /// For each stage with outputs, its number of tiles and which chunked variable (counted in the spec's order)
     /// each of its outputs is.
     pub stages: Vec<(u64, Vec<usize>)>,
+    /// For each stage that gives single numbers, which variables of the spec they are. Their storage in the spec is
+    /// of the right length; what is in it comes with `array.close`.
+    pub scalars: Vec<Vec<usize>>,
 }
 
 /// What the `array.write` tasks of one stage share.
@@ -82,10 +85,20 @@ pub(super) fn write(call: &Call<'_>) -> Result<Value, KernelError> {
     Ok(Value::default())
 }
 
-/// Inputs: the layout, then what the writing tasks left (nothing).
+/// Inputs: the layout, the tiles of single numbers, then what the writing tasks left (nothing).
 pub(super) fn close(call: &Call<'_>) -> Result<Value, KernelError> {
-    let plan: OutputPlan = decoded(call.params)?;
-    let (places, _) = places_and_rest(call.inputs)?;
+    let mut plan: OutputPlan = decoded(call.params)?;
+    let (places, rest) = places_and_rest(call.inputs)?;
+    for (variables, tile) in plan.scalars.iter().zip(rest) {
+        for (variable, number) in variables.iter().zip(&tile.buffers) {
+            match plan.spec.variables.get_mut(*variable).map(|v| &mut v.storage) {
+                Some(VarStorage::Contiguous(data)) if data.len() == number.len() => {
+                    data.copy_from_slice(number)
+                }
+                _ => return Err(KernelError::new("a single number has another size than planned")),
+            }
+        }
+    }
     let made = lay_out(&plan.spec, &places.sizes).map_err(|e| KernelError::new(e.to_string()))?;
     let file = match OutFile::open(&plan.temporary) {
         Ok(file) => file,
@@ -135,7 +148,8 @@ impl Places {
         let (variables, []) = rest.as_chunks::<3>() else { return None };
         for [offsets, sizes, regions] in variables {
             places.offsets.push(words(offsets)?);
-            let regions = words(regions)?.into_iter().map(|r| u32::try_from(r).ok()).collect::<Option<_>>()?;
+            let regions =
+                words(regions)?.into_iter().map(|r| u32::try_from(r).ok()).collect::<Option<_>>()?;
             places.sizes.push(EncodedChunks { sizes: words(sizes)?, regions });
         }
         Some(places)
@@ -161,7 +175,8 @@ fn encoded_chunks(plan: &OutputPlan, sizes: &[Value]) -> Result<Vec<EncodedChunk
     let mut region = 0;
     for (tiles, variables) in &plan.stages {
         for _ in 0..*tiles {
-            let lengths = rest.next().and_then(|v| v.buffers.first()).map_or(&[][..], |b| b.as_chunks::<8>().0);
+            let lengths =
+                rest.next().and_then(|v| v.buffers.first()).map_or(&[][..], |b| b.as_chunks::<8>().0);
             if lengths.len() != variables.len() {
                 return Err(KernelError::new("the sizes of a tile are missing"));
             }
@@ -186,8 +201,7 @@ fn create(temporary: &Path, len: u64) -> Result<(), KernelError> {
         )),
         _ => io_error(&error, temporary),
     };
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(false).open(temporary).map_err(failed)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(temporary).map_err(failed)?;
     if let Ok(length) = i64::try_from(len)
         && length > 0
         && let Err(errno @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)) =
@@ -289,9 +303,11 @@ fn is_absent(path: &Path) -> bool {
 
 fn io_error(error: &io::Error, path: &Path) -> KernelError {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            KernelError::new(format!("no room left on the disk of {} (on {}): {error}", path.display(), host()))
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => KernelError::new(format!(
+            "no room left on the disk of {} (on {}): {error}",
+            path.display(),
+            host()
+        )),
         _ => KernelError::new(format!("{}: {error} (on {})", path.display(), host())),
     }
 }

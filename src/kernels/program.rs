@@ -66,12 +66,29 @@ pub enum Operation {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Step {
     /// The next cells of an operand, decoded.
-    Load { operand: u16, lane: Lane, to: u16 },
+    Load {
+        operand: u16,
+        lane: Lane,
+        to: u16,
+    },
     /// The same number in every cell.
-    Constant { value: f64, lane: Lane, to: u16 },
+    Constant {
+        value: f64,
+        lane: Lane,
+        to: u16,
+    },
     /// From the other lane.
-    Convert { lane: Lane, to: u16, from: u16 },
-    Apply { operation: Operation, lane: Lane, to: u16, from: [u16; 3] },
+    Convert {
+        lane: Lane,
+        to: u16,
+        from: u16,
+    },
+    Apply {
+        operation: Operation,
+        lane: Lane,
+        to: u16,
+        from: [u16; 3],
+    },
 }
 
 /// Steps, and which registers they leave results in.

@@ -70,7 +70,9 @@ impl<'a> Files<'a> {
             return Ok(file.clone());
         }
         let stamp = self.stamps.get(number);
-        let file = stamp.ok_or_else(|| KernelError::new("an array task names a file that the plan lacks"))?.open()?;
+        let file = stamp
+            .ok_or_else(|| KernelError::new("an array task names a file that the plan lacks"))?
+            .open()?;
         if held.len() >= HELD_FILES {
             held.pop_front();
         }
@@ -86,7 +88,8 @@ impl FileStamp {
     /// What `stat` says.
     pub fn of(path: &Path) -> io::Result<FileStamp> {
         let metadata = std::fs::metadata(path)?;
-        let modified_ns = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+        let modified_ns =
+            metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
         Ok(FileStamp { path: path.display().to_string(), size: metadata.len(), modified_ns })
     }
 
@@ -171,7 +174,11 @@ impl Source {
         let OpenFile { file, dataset } = files.get(number)?;
         let found = dataset.variable(&self.variable);
         let Some(variable) = found.filter(|v| v.dtype.size() == self.decode.dtype.size()) else {
-            return Err(KernelError::new(format!("{}: no variable {} as planned", file.name(), self.variable)));
+            return Err(KernelError::new(format!(
+                "{}: no variable {} as planned",
+                file.name(),
+                self.variable
+            )));
         };
         read_slab(&*file, &dataset, variable, start, count, scratch, out)
             .map_err(|error| KernelError::new(error.to_string()))

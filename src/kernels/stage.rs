@@ -48,7 +48,11 @@ pub struct Operand {
 pub enum From {
     Files(Source),
     /// That buffer of the tiles of a producer.
-    Tiles { producer: usize, buffer: usize, lane: Lane },
+    Tiles {
+        producer: usize,
+        buffer: usize,
+        lane: Lane,
+    },
 }
 
 /// An earlier stage. The tasks' dependencies are the tiles, of each producer in turn, that a tile needs.
@@ -233,7 +237,8 @@ impl Producer {
             }
             let first = start[*dim] / self.tile[k];
             let last = (start[*dim] + count[*dim] - 1) / self.tile[k];
-            numbers = numbers.iter().flat_map(|n| (first..=last).map(move |i| n * counts[k] + i)).collect();
+            let along = counts[k];
+            numbers = numbers.iter().flat_map(|n| (first..=last).map(move |i| n * along + i)).collect();
         }
         numbers
     }

@@ -155,7 +155,8 @@ impl<'a> Task<'a> {
                 (0..corner.len()).map(|k| producer.tile[k].min(extent[k] - corner[k])).collect();
             let bytes = tile.buffers.get(buffer);
             let bytes = bytes.filter(|b| b.len() as u64 == shape.iter().product::<u64>() * size as u64);
-            let bytes = bytes.ok_or_else(|| KernelError::new("a tile that an array task reads has another size"))?;
+            let bytes =
+                bytes.ok_or_else(|| KernelError::new("a tile that an array task reads has another size"))?;
             if shape == count && corner == start {
                 return Ok(bytes.clone());
             }
@@ -268,7 +269,11 @@ impl<'a> Task<'a> {
     fn results(&self, cells: usize) -> Vec<Stored> {
         let passed_on = self.stage.passed_on.iter().map(|lane| {
             let dtype = Decode::plain(*lane).dtype;
-            let nan = if dtype == DType::F32 { f32::NAN.to_le_bytes().to_vec() } else { f64::NAN.to_le_bytes().to_vec() };
+            let nan = if dtype == DType::F32 {
+                f32::NAN.to_le_bytes().to_vec()
+            } else {
+                f64::NAN.to_le_bytes().to_vec()
+            };
             Encoding { dtype, fill: nan, deflate_level: None }
         });
         let encodings = self.stage.outputs.iter().cloned().chain(passed_on);

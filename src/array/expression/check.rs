@@ -278,18 +278,44 @@ impl Checker<'_> {
             joined.map_or(Numeric::F64, |(numeric, _)| numeric)
         };
         match operation {
-            O::Not | O::Or | O::And | O::Equal | O::NotEqual | O::Less | O::LessEqual | O::Greater
+            O::Not
+            | O::Or
+            | O::And
+            | O::Equal
+            | O::NotEqual
+            | O::Less
+            | O::LessEqual
+            | O::Greater
             | O::GreaterEqual => Numeric::Bool,
             O::Select => joined(&operands[..2]),
-            O::Negate | O::Abs | O::Floor | O::Ceil | O::Round | O::Square | O::Add | O::Subtract
+            O::Negate
+            | O::Abs
+            | O::Floor
+            | O::Ceil
+            | O::Round
+            | O::Square
+            | O::Add
+            | O::Subtract
             | O::Multiply => joined(operands).counted(),
             O::Min2 | O::Max2 => joined(operands),
             O::Power | O::Divide => match joined(operands) {
                 Numeric::F32 => Numeric::F32,
                 _ => Numeric::F64,
             },
-            O::Sqrt | O::Exp | O::Log10 | O::Ln | O::Sin | O::Cos | O::Tan | O::Asin | O::Acos | O::Atan
-            | O::Atan2 | O::Hypot | O::WindSpeed | O::WindDirection => joined(operands).floated(),
+            O::Sqrt
+            | O::Exp
+            | O::Log10
+            | O::Ln
+            | O::Sin
+            | O::Cos
+            | O::Tan
+            | O::Asin
+            | O::Acos
+            | O::Atan
+            | O::Atan2
+            | O::Hypot
+            | O::WindSpeed
+            | O::WindDirection => joined(operands).floated(),
         }
     }
 
@@ -350,12 +376,7 @@ impl Checker<'_> {
             numeric,
             weak: false,
             may_miss: reducer != ReduceName::Count && (numeric.is_float() || info.may_miss),
-            attributes: attributes::of_reduction(
-                reducer,
-                ddof,
-                &names.collect::<Vec<_>>(),
-                &info.attributes,
-            ),
+            attributes: attributes::of_reduction(reducer, ddof, &names.collect::<Vec<_>>(), &info.attributes),
         };
         Ok(self.node(Node::Reduce(reduction, input, reduced), made))
     }
@@ -534,10 +555,8 @@ mod tests {
     use crate::format::AttrValue;
 
     fn names() -> Names {
-        let text = |name: &str, value: &str| Attribute {
-            name: name.into(),
-            value: AttrValue::Text(value.into()),
-        };
+        let text =
+            |name: &str, value: &str| Attribute { name: name.into(), value: AttrValue::Text(value.into()) };
         let named = |name: &str, dims: &[usize], numeric, attributes: &[Attribute]| Named {
             name: name.into(),
             dims: dims.to_vec(),
@@ -598,7 +617,8 @@ mod tests {
 
     #[test]
     fn equal_parts_are_one_node_and_used_statements_are_known() {
-        let checked = checked("s = wind_speed(u, v); a = var(s, time); b = sqrt(var(wind_speed(u, v), time))").unwrap();
+        let checked =
+            checked("s = wind_speed(u, v); a = var(s, time); b = sqrt(var(wind_speed(u, v), time))").unwrap();
         let reductions = checked.nodes.iter().filter(|n| matches!(n, Node::Reduce(..))).count();
         assert_eq!((checked.nodes.len(), reductions), (5, 1));
         assert_eq!(checked.outputs.iter().map(|o| o.used).collect::<Vec<_>>(), [true, false, false]);

@@ -8,7 +8,7 @@ mod function;
 mod lex;
 mod parse;
 
-pub use check::{Checked, Names, Node, NodeId, NodeInfo, Numeric, Output, Reducer};
+pub use check::{Checked, Named, Names, Node, NodeId, NodeInfo, Numeric, Output, Reducer};
 pub use function::{Function, ReduceName};
 pub use parse::{Expr, ExprKind, Infix, Statement};
 
@@ -134,8 +134,7 @@ fn distance(a: &str, b: &str) -> usize {
                 i + j
             } else {
                 let cost = usize::from(a[i - 1] != b[j - 1]);
-                let mut best =
-                    (rows[i - 1][j] + 1).min(rows[i][j - 1] + 1).min(rows[i - 1][j - 1] + cost);
+                let mut best = (rows[i - 1][j] + 1).min(rows[i][j - 1] + 1).min(rows[i - 1][j - 1] + cost);
                 if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
                     best = best.min(rows[i - 2][j - 2] + 1);
                 }

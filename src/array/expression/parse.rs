@@ -210,7 +210,11 @@ impl Parser<'_> {
             }
             Token::Name(name) => {
                 self.at += 1;
-                if self.accept("(") { self.call(name, span) } else { Ok(Expr { kind: ExprKind::Name(name), span }) }
+                if self.accept("(") {
+                    self.call(name, span)
+                } else {
+                    Ok(Expr { kind: ExprKind::Name(name), span })
+                }
             }
             Token::Sign("(") => {
                 self.at += 1;
