@@ -29,7 +29,7 @@ const BELOW_360: f32 = f32::from_bits(360f32.to_bits() - 1);
 fn angle(y: f64, x: f64, right: f64) -> f64 {
     let (ax, ay) = (x.abs(), y.abs());
     let (low, high) = if ay > ax { (ax, ay) } else { (ay, ax) };
-    let turned = low > TAN_PI_8 * high;
+    let turned = (low > TAN_PI_8 * high) | (low == f64::INFINITY);
     // Equal ones are exact, also where both are 0 or infinite.
     let above = if low == high {
         0.0

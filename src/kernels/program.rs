@@ -261,7 +261,7 @@ fn apply<F: Float>(registers: &mut [Vec<F>], operation: Operation, to: u16, from
         Operation::WindSpeed => binary(out, a, b, |u, v| (u * u + v * v).sqrt()),
         Operation::WindDirection => binary(out, a, b, F::wind_direction),
         Operation::Select => {
-            for (((out, c), a), b) in out.iter_mut().zip(a).zip(b).zip(c) {
+            for (((out, a), b), c) in out.iter_mut().zip(a).zip(b).zip(c) {
                 *out = c.known(if *c == F::ZERO { *b } else { *a });
             }
         }

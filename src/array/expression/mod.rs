@@ -108,7 +108,12 @@ fn script_error(texts: &[String], span: Span, message: String) -> ExpressionErro
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (word.chars().count() / 3).max(1);
     let near = candidates.into_iter().map(|c| (distance(word, c), c)).filter(|(d, _)| *d <= limit + 1);
-    near.min().filter(|(d, c)| *d <= limit || c.starts_with(word) || word.starts_with(c)).map(|(_, c)| c)
+    let letters = |c: &str| c.chars().count().max(word.chars().count());
+    let alike = |d: usize, c: &str| {
+        // Replacing every letter makes any word of any other.
+        d < letters(c) && (d <= limit || c.starts_with(word) || word.starts_with(c))
+    };
+    near.filter(|(d, c)| alike(*d, c)).min().map(|(_, c)| c)
 }
 
 /// `: did you mean 'x'?` or what there is to choose from.
