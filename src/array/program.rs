@@ -11,13 +11,17 @@ pub fn lane_of(numeric: Numeric) -> Lane {
 
 /// Compiles the nodes into one program. `leaf` says which nodes are operands: the number, and the lane in which its
 /// cells are loaded. A result is in the lane that is asked for, or in the one that it came in.
+///
+/// With `wide`, what is computed is computed in f64 whatever its type: for values that are only accumulated, and
+/// need not be rounded to f32 on the way.
 pub fn compile(
     checked: &Checked,
     results: &[(NodeId, Option<Lane>)],
+    wide: bool,
     leaf: &dyn Fn(NodeId) -> Option<(u16, Lane)>,
 ) -> Program {
-    let mut compiler =
-        Compiler { checked, values: Vec::new(), of_node: HashMap::new(), converted: HashMap::new() };
+    let (of_node, converted) = (HashMap::new(), HashMap::new());
+    let mut compiler = Compiler { checked, wide, values: Vec::new(), of_node, converted };
     for node in needed(checked, results.iter().map(|(node, _)| *node), leaf) {
         compiler.node(node, leaf);
     }
@@ -79,6 +83,7 @@ impl Value {
 
 struct Compiler<'a> {
     checked: &'a Checked,
+    wide: bool,
     values: Vec<Value>,
     of_node: HashMap<NodeId, usize>,
     converted: HashMap<(NodeId, Lane), usize>,
@@ -132,6 +137,7 @@ impl Compiler<'_> {
                 });
                 if all_f32 && strong().next().is_some() { Lane::F32 } else { Lane::F64 }
             }
+            _ if self.wide => Lane::F64,
             _ => lane_of(info(node).numeric),
         }
     }
@@ -230,7 +236,7 @@ mod tests {
             _ => None,
         };
         let wanted: Vec<(NodeId, Option<Lane>)> = checked.outputs.iter().map(|o| (o.node, None)).collect();
-        let program = compile(&checked, &wanted, &leaf);
+        let program = compile(&checked, &wanted, false, &leaf);
         assert!(program.is_sound(2), "{program:?}");
         let count = |f: &dyn Fn(&Step) -> bool| program.steps.iter().filter(|s| f(s)).count();
         assert_eq!(count(&|s| matches!(s, Step::Load { .. })), 2);
@@ -241,6 +247,8 @@ mod tests {
             program.results.iter().map(|r| r.0).collect::<Vec<_>>(),
             [Lane::F32, Lane::F64, Lane::F32]
         );
+        let wide = compile(&checked, &wanted[2..], true, &leaf);
+        assert_eq!(wide.registers[0], 1, "only u is loaded in f32");
         // Eight constants, u, and a few in flight.
         assert!(program.registers[0] <= 13, "{:?}", program.registers);
     }

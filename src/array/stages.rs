@@ -374,7 +374,8 @@ impl Planner<'_> {
                 reductions.push((accumulator, reduction));
             }
             let results: Vec<_> = distinct.iter().map(|node| (*node, None)).collect();
-            stage.reduce = Some(Reduce { program: compile(checked, &results, &operand), kept, reductions });
+            stage.reduce =
+                Some(Reduce { program: compile(checked, &results, true, &operand), kept, reductions });
         }
         // What was reduced here comes after the operands, in f64.
         let finished = |node: NodeId| match group.reductions.iter().position(|n| *n == node) {
@@ -385,7 +386,7 @@ impl Planner<'_> {
         let lanes: Vec<Lane> = passed_on.iter().map(|n| lane_of(checked.info[*n].numeric)).collect();
         let outputs = group.outputs.iter().map(|o| (self.outputs[*o], None));
         let passed = passed_on.iter().zip(&lanes).map(|(node, lane)| (*node, Some(*lane)));
-        stage.finish = compile(checked, &outputs.chain(passed).collect::<Vec<_>>(), &finished);
+        stage.finish = compile(checked, &outputs.chain(passed).collect::<Vec<_>>(), false, &finished);
         stage.outputs = group.outputs.iter().map(|o| encoding(&checked.info[self.outputs[*o]])).collect();
         stage.passed_on = lanes;
     }

@@ -436,7 +436,7 @@ macro_rules! float {
     )*};
 }
 float!(f32, math::atan2_f32, math::wind_direction_f32);
-float!(f64, f64::atan2, math::wind_direction_f64);
+float!(f64, math::atan2_f64, math::wind_direction_f64);
 
 #[cfg(test)]
 mod tests {
