@@ -279,7 +279,7 @@ async fn cancelling_waiting_and_running_jobs() {
     let next = queue.run("jqc", "true").await;
     let unknown = JobId("4711".into());
     queue.batch.cancel(&[waiting.clone(), running.clone(), unknown]).await.unwrap();
-    queue.batch.cancel(&[running.clone()]).await.unwrap();
+    queue.batch.cancel(std::slice::from_ref(&running)).await.unwrap();
     assert_eq!(queue.outcome(&running).await, Outcome::Cancelled);
     assert_eq!(queue.outcome(&waiting).await, Outcome::Cancelled);
     assert_eq!(queue.outcome(&next).await, Outcome::Completed);
