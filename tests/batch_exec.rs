@@ -61,6 +61,7 @@ async fn commands_that_are_not_there_are_named() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("squeue"), "not executable").unwrap();
     let batch = slurm_in(dir.path());
+    assert_eq!(batch.missing_programs(), ["sbatch", "squeue", "scancel", "scontrol", "sinfo"]);
     for (name, error) in [
         ("scontrol", batch.health().await.unwrap_err()),
         ("squeue", batch.find("jq").await.unwrap_err()),
@@ -154,6 +155,7 @@ async fn directories_that_a_job_needs_are_looked_at_first() {
     let dir = tempfile::tempdir().unwrap();
     command(dir.path(), "sbatch", "echo 1");
     let batch = slurm_in(dir.path());
+    assert!(!batch.missing_programs().contains(&"sbatch"));
     let spec = job(dir.path(), "jqa", "true");
     let script = write_script(&batch, &spec);
     assert_eq!(batch.submit(&spec, &script).await, Ok(JobId("1".into())));

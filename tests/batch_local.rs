@@ -279,7 +279,7 @@ async fn cancelling_waiting_and_running_jobs() {
     let next = queue.run("jqc", "true").await;
     let unknown = JobId("4711".into());
     queue.batch.cancel(&[waiting.clone(), running.clone(), unknown]).await.unwrap();
-    queue.batch.cancel(&[running.clone()]).await.unwrap();
+    queue.batch.cancel(std::slice::from_ref(&running)).await.unwrap();
     assert_eq!(queue.outcome(&running).await, Outcome::Cancelled);
     assert_eq!(queue.outcome(&waiting).await, Outcome::Cancelled);
     assert_eq!(queue.outcome(&next).await, Outcome::Completed);
@@ -395,6 +395,50 @@ async fn a_job_that_ended_while_no_daemon_was_there_is_over() {
 }
 
 #[tokio::test]
+async fn a_job_whose_start_was_not_written_down_is_recognised() {
+    let queue = queue(1);
+    let (gate, ready) = (queue.gate("gate"), queue.gate("ready"));
+    let id = queue.run("jqa", &format!("echo $$ > {}; cat {}", ready.display(), gate.display())).await;
+    let leader: i32 = hear(&ready).await.parse().unwrap();
+    queue.kill_daemon();
+    // As the disk is when the daemon dies between making the process and saving its pid; and a write that it began.
+    let file = queue.path("queue/jobs/1.json");
+    let mut saved: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let running = saved["stage"]["running"].take();
+    assert_eq!(running["leader"]["pid"], leader);
+    saved["stage"] = serde_json::json!({"starting": {"started": running["started"], "started_boot_ms": running["started_boot_ms"]}});
+    fs::write(&file, saved.to_string()).unwrap();
+    fs::write(queue.path("queue/jobs/1.tmp"), "half").unwrap();
+
+    assert!(matches!(queue.state(&id).await, JobState::Running { .. }));
+    assert!(!queue.path("queue/jobs/1.tmp").exists());
+    let saved: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(saved["stage"]["running"]["leader"], running["leader"]);
+    queue.batch.cancel(std::slice::from_ref(&id)).await.unwrap();
+    assert_eq!(queue.outcome(&id).await, Outcome::Cancelled);
+    assert!(!is_alive(leader));
+}
+
+#[tokio::test]
+async fn a_job_that_was_never_started_is_not_started_twice() {
+    let queue = queue(1);
+    let gate = queue.gate("gate");
+    let first = queue.run("jqa", &format!("cat {}", gate.display())).await;
+    let ran = queue.path("ran");
+    let second = queue.run("jqb", &format!("touch {}", ran.display())).await;
+    queue.kill_daemon();
+    let file = queue.path("queue/jobs/2.json");
+    let mut saved: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    saved["stage"] = serde_json::json!({"starting": {"started": 1, "started_boot_ms": 1}});
+    fs::write(&file, saved.to_string()).unwrap();
+    assert!(
+        matches!(queue.outcome(&second).await, Outcome::Unknown(words) if words.contains("died while it started"))
+    );
+    assert!(!ran.exists());
+    assert!(queue.state(&first).await.is_live());
+}
+
+#[tokio::test]
 async fn the_artificial_wait_is_a_wait_and_has_an_estimate() {
     let queue = queue_that_waits(1, Duration::from_secs(3600));
     let id = queue.run("jqa", "true").await;
@@ -447,6 +491,22 @@ async fn the_daemon_leaves_when_nothing_is_left_to_do() {
     queue.batch.health().await.unwrap();
     queue.batch.cancel(&[id]).await.unwrap();
     assert!(!queue.path("queue/socket").exists());
+}
+
+#[tokio::test]
+async fn a_queue_that_was_removed_and_made_anew_keeps_its_socket() {
+    let queue = queue(1);
+    let id = queue.run("jqa", "true").await;
+    queue.outcome(&id).await;
+    let old = queue.daemon();
+    fs::remove_dir_all(queue.path("queue")).unwrap();
+    let gate = queue.gate("gate");
+    let id = queue.run("jqb", &format!("cat {}", gate.display())).await;
+    let new = queue.daemon();
+    eventually("the old daemon's leave", async || (!is_alive(old)).then_some(())).await;
+    assert!(queue.path("queue/socket").exists());
+    assert!(queue.state(&id).await.is_live());
+    assert_eq!(queue.daemon(), new);
 }
 
 #[tokio::test]

@@ -54,6 +54,20 @@ impl Batch {
         self.system
     }
 
+    /// The batch system's programs that are not on PATH.
+    #[must_use]
+    pub fn missing_programs(&self) -> Vec<&'static str> {
+        let path = self
+            .site
+            .environment
+            .iter()
+            .rev()
+            .find(|(name, _)| name == "PATH")
+            .map(|(_, value)| OsString::from(value));
+        let path = path.or_else(|| std::env::var_os("PATH")).unwrap_or_default();
+        self.system.programs().iter().copied().filter(|name| find_on_path(name, &path).is_none()).collect()
+    }
+
     /// Run one command to its end or its timeout; any exit code is an answer.
     ///
     /// # Errors

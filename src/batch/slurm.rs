@@ -376,9 +376,9 @@ fn time_limit(text: &str) -> Option<Duration> {
         None => (0, text),
     };
     let parts: Option<Vec<u64>> = clock.split(':').map(|part| part.parse().ok()).collect();
-    let seconds = match parts?.as_slice() {
-        &[minutes, seconds] => minutes.checked_mul(60)?.checked_add(seconds)?,
-        &[hours, minutes, seconds] => {
+    let seconds = match *parts?.as_slice() {
+        [minutes, seconds] => minutes.checked_mul(60)?.checked_add(seconds)?,
+        [hours, minutes, seconds] => {
             hours.checked_mul(3600)?.checked_add(minutes.checked_mul(60)?)?.checked_add(seconds)?
         }
         _ => return None,

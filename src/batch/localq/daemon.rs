@@ -104,7 +104,9 @@ async fn run(spool: Spool) -> io::Result<()> {
     let (asked, mut questions) = mpsc::channel::<Asked>(64);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut daemon = Daemon::adopt(spool, exits)?;
-    let listener = listen(daemon.spool.dir())?;
+    // The directory itself, whatever is at its path when we leave.
+    let dir = std::fs::File::open(daemon.spool.dir())?;
+    let listener = listen(&dir)?;
     say(READY)?;
     // Whoever started us reads to the end of our stdout.
     nix::unistd::dup2_stdout(std::fs::File::open("/dev/null")?)?;
@@ -142,7 +144,7 @@ async fn run(spool: Spool) -> io::Result<()> {
         }
     }
     // Before the lock goes: a client that comes now starts the next daemon. Missing only if somebody removed it.
-    let _ = std::fs::remove_file(daemon.spool.dir().join("socket"));
+    let _ = std::fs::remove_file(socket_path(&dir));
     Ok(())
 }
 
@@ -155,13 +157,13 @@ async fn sleep_until(wake: Option<Instant>) {
 }
 
 /// Under the lock, so a socket that is there belongs to a daemon that is gone.
-fn listen(dir: &Path) -> io::Result<UnixListener> {
-    match std::fs::remove_file(dir.join("socket")) {
+fn listen(dir: &std::fs::File) -> io::Result<UnixListener> {
+    let path = socket_path(dir);
+    match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let dir = std::fs::File::open(dir)?;
-    UnixListener::bind(socket_path(&dir))
+    UnixListener::bind(path)
 }
 
 /// One client: a line in, a line out.
@@ -195,6 +197,7 @@ impl Daemon {
     /// Take over what an earlier daemon left.
     fn adopt(spool: Spool, exits: mpsc::UnboundedSender<(u64, Exit)>) -> io::Result<Self> {
         let (host, boot) = (process::host(), process::boot_id()?);
+        spool.tidy()?;
         let jobs = spool.load()?;
         let elsewhere = jobs.iter().find(|job| job.host != host && !matches!(job.stage, Stage::Ended { .. }));
         if let Some(job) = elsewhere {

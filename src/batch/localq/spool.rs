@@ -69,25 +69,31 @@ impl Spool {
         self.dir.join(format!("jobs/{id}.sh"))
     }
 
-    /// All jobs, by id. Temporary files of an interrupted write are removed.
+    /// All jobs, by id. Clients read too, while the daemon writes and forgets.
     ///
     /// # Errors
     /// If a job's file can't be read: an unreadable job must not be taken for one that never was.
     pub fn load(&self) -> io::Result<Vec<Job>> {
         let mut jobs = Vec::new();
-        for entry in fs::read_dir(self.dir.join("jobs"))? {
-            let path = entry?.path();
-            match path.extension().and_then(|ending| ending.to_str()) {
-                Some("json") => jobs.push(read_job(&path)?),
-                Some("tmp") => match fs::remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                },
-                _ => {}
+        for path in self.files("json")? {
+            match read_job(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                job => jobs.push(job?),
             }
         }
         jobs.sort_by_key(|job| job.id);
         Ok(jobs)
+    }
+
+    /// Remove what an interrupted write has left: for the daemon, under its lock.
+    pub fn tidy(&self) -> io::Result<()> {
+        self.files("tmp")?.into_iter().try_for_each(fs::remove_file)
+    }
+
+    fn files(&self, ending: &str) -> io::Result<Vec<PathBuf>> {
+        let paths = fs::read_dir(self.dir.join("jobs"))?.map(|entry| entry.map(|entry| entry.path()));
+        let paths = paths.collect::<io::Result<Vec<_>>>()?;
+        Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|found| found == ending)).collect())
     }
 
     /// Write a job so that a crash leaves the old file or the new one. Its script is written once.

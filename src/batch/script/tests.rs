@@ -191,19 +191,18 @@ proptest::proptest! {
     }
 
     #[test]
-    fn directives_stay_as_many_as_they_are(text in "\\PC{0,30}") {
-        let count = |spec: &AllocationSpec| {
-            let script = render("slurm", spec).unwrap();
-            script.lines().filter(|line| line.starts_with("#SBATCH")).count()
-        };
-        let plain = count(&spec());
+    fn a_value_that_is_taken_adds_no_directive(text in "\\PC{0,30}") {
+        let directives = |script: &str| script.lines().filter(|line| line.starts_with("#SBATCH")).count();
+        let plain = directives(&render("slurm", &spec()).unwrap());
         for (field, spec) in with_each_field(&text) {
-            if matches!(field, "comment" | "command" | "environment variable A") {
-                let same = field != "comment" || !text.is_empty();
-                proptest::prop_assert_eq!(count(&spec), if same { plain } else { plain - 1 });
-            } else {
-                let _ = render("slurm", &spec);
-            }
+            let Ok(script) = render("slurm", &spec) else { continue };
+            let expected = match field {
+                "comment" if text.is_empty() => plain - 1,
+                "queue" | "account" | "qos" if !text.is_empty() => plain + 1,
+                "extra directive" => plain + 1,
+                _ => plain,
+            };
+            proptest::prop_assert_eq!(directives(&script), expected, "{}", field);
         }
     }
 }
