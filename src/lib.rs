@@ -1,5 +1,6 @@
 //! `jobq` turns a batch queue into a living cluster for lazy task graphs.
 
+pub mod array;
 pub mod batch;
 pub mod cli;
 pub mod client;

@@ -1,5 +1,14 @@
 //! Native operations on chunks: pure functions by name. Adding one is a function and a line in [`lookup`].
 
+pub mod accumulate;
+mod block;
+pub mod math;
+pub mod output;
+pub mod program;
+pub mod source;
+pub mod stage;
+pub mod tile;
+
 use crate::graph::Value;
 
 /// One call of a kernel.
@@ -33,6 +42,14 @@ impl KernelError {
 pub fn lookup(name: &str) -> Option<Kernel> {
     match name {
         "echo" => Some(echo),
+        "array.tile" => Some(tile::tile),
+        "array.partial" => Some(tile::partial),
+        "array.merge" => Some(tile::merge),
+        "array.finish" => Some(tile::finish),
+        "array.sizes" => Some(output::sizes),
+        "array.layout" => Some(output::layout),
+        "array.write" => Some(output::write),
+        "array.close" => Some(output::close),
         _ => None,
     }
 }

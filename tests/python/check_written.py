@@ -82,7 +82,7 @@ with netCDF4.Dataset(copy, "a") as d:
 with netCDF4.Dataset(copy, "a") as d:
     d["field"][7] = np.arange(10)
     d["time"][7] = 99
-    d.renameVariable("letters", "signs")
+    d.renameVariable("of_i2", "renamed")
     d.renameDimension("only", "alone")
     d["field"].renameAttribute("units", "unit")
 with netCDF4.Dataset(copy) as d:
@@ -90,7 +90,8 @@ with netCDF4.Dataset(copy) as d:
     assert (d["field"][7] == np.arange(10)).all()
     assert (d["field"][:7].filled(0)[~missing] == expected[~missing]).all()
     assert d["added"].dimensions == ("time", "new") and (d["added"][:7].reshape(-1) == np.arange(21)).all()
-    assert b"".join(d["signs"][:].tolist()) == b"abcd" and d["signs"].dimensions == ("alone",)
+    assert b"".join(d["letters"][:].tolist()) == b"abcd" and d["letters"].dimensions == ("alone",)
+    assert d["renamed"][:].tolist() == list(range(10)) and d["renamed"].dimensions == ("x",)
     assert d["field"].unit == "m s-1" and d["field"].more == "attributes"
 
 with netCDF4.Dataset(f"{folder}/many.nc") as d:

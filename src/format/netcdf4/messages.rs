@@ -59,8 +59,8 @@ pub(super) struct EncodedAttribute {
 
 enum AttributeData {
     Bytes(Vec<u8>),
-    /// Length and heap number of each element; `None`: empty.
-    Heap(Vec<Option<(u32, usize)>>),
+    /// Length and heap number of each element.
+    Heap(Vec<(u32, usize)>),
     /// Number of the referring object and its axis.
     References(Vec<(usize, u32)>),
 }
@@ -199,16 +199,9 @@ impl EncodedAttribute {
                 out.put(bytes);
             }
             AttributeData::Heap(elements) => {
-                for element in elements {
-                    match element {
-                        Some((len, number)) => {
-                            let (address, index) = heap.id(*number);
-                            out.u32(*len).u64(address).u32(index);
-                        }
-                        None => {
-                            out.u32(0).u64(0).u32(0);
-                        }
-                    }
+                for (len, number) in elements {
+                    let (address, index) = heap.id(*number);
+                    out.u32(*len).u64(address).u32(index);
                 }
             }
             AttributeData::References(referrers) => {
@@ -246,9 +239,10 @@ fn user_attribute(attribute: &Attribute, heap: &mut Heap) -> EncodedAttribute {
             AttributeData::Bytes(text.as_bytes().to_vec()),
         ),
         AttrValue::Texts(texts) => {
+            // The NUL is stored too: an empty text without it would be no text at all to C readers.
             let elements = texts.iter().map(|text| {
-                let number = (!text.is_empty()).then(|| heap.add(HeapObject::Text(text.clone())));
-                number.map(|number| (text.len() as u32, number))
+                let text = format!("{text}\0");
+                (text.len() as u32, heap.add(HeapObject::Text(text)))
             });
             (variable_text_datatype(), list_dataspace(texts.len()), AttributeData::Heap(elements.collect()))
         }
@@ -304,7 +298,7 @@ fn scale_attributes(
 fn dimension_list(object: &Object<'_>, heap: &mut Heap) -> EncodedAttribute {
     let mut datatype = Bytes::default();
     datatype.put(&[0x19, 0, 0, 0]).u32(16).put(&reference_datatype());
-    let elements = object.dims.iter().map(|d| Some((1, heap.add(HeapObject::Reference(*d)))));
+    let elements = object.dims.iter().map(|d| (1, heap.add(HeapObject::Reference(*d))));
     let data = AttributeData::Heap(elements.collect());
     EncodedAttribute::new("DIMENSION_LIST", datatype.0, list_dataspace(object.dims.len()), data)
 }

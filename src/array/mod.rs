@@ -1,0 +1,46 @@
+//! Lazy labelled arrays: netCDF files opened as one dataset, expressions over its variables, and the graph of
+//! kernels that computes them tile by tile into one netCDF-4 file.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`inputs`] | globs -> paths |
+//! | [`dataset`] | files -> one dataset of long variables, metadata only |
+//! | [`summary`] | what `open` shows of it |
+//! | [`expression`] | `name = expr` -> checked nodes, errors with a caret |
+//! | [`attributes`] | which attributes results have |
+//! | [`stages`] | nodes -> stages: what one task computes, and in which tiles |
+//! | [`program`] | nodes -> register programs |
+//! | [`output`] | the file to be written: coordinates, attributes, chunks |
+//! | [`compute`] | all of it: a request -> a graph |
+
+pub mod attributes;
+pub mod compute;
+pub mod dataset;
+pub mod expression;
+pub mod inputs;
+pub mod output;
+pub mod program;
+pub mod stages;
+pub mod summary;
+mod variable;
+
+pub use compute::{ComputeRequest, Plan, discard, plan};
+pub use dataset::{Joined, open};
+
+use expression::ExpressionError;
+
+/// Why arrays can't be opened or computed.
+#[derive(Debug, thiserror::Error)]
+pub enum ArrayError {
+    /// A mistake in what was typed: a statement, a chunk size, a name.
+    #[error(transparent)]
+    Expression(#[from] ExpressionError),
+    #[error("{0}")]
+    Usage(String),
+    /// An input can't be read, or doesn't fit the others. Names the file.
+    #[error("{0}")]
+    Input(String),
+    /// The output can't be written where it should be. Names the file.
+    #[error("{0}")]
+    Output(String),
+}
