@@ -10,6 +10,7 @@ pub mod format;
 pub mod graph;
 pub mod journal;
 pub mod kernels;
+pub mod local;
 pub mod net;
 pub mod protocol;
 pub mod scheduler;

@@ -47,8 +47,8 @@ pub struct KernelPool {
     threads: Vec<JoinHandle<()>>,
 }
 
-type Completions = dyn Fn(Vec<KernelDone>) + Send + Sync;
-type Lookup = fn(&str) -> Option<Kernel>;
+pub(crate) type Completions = dyn Fn(Vec<KernelDone>) + Send + Sync;
+pub(crate) type Lookup = fn(&str) -> Option<Kernel>;
 
 struct Shared {
     queue: Mutex<Queue>,
@@ -78,7 +78,15 @@ impl KernelPool {
         KernelPool::with_lookup(threads, Box::new(completions), kernels::lookup)
     }
 
-    fn with_lookup(threads: usize, completions: Box<Completions>, lookup: Lookup) -> io::Result<KernelPool> {
+    /// With other kernels than those of this program: tests of what uses the pool have their own.
+    ///
+    /// # Errors
+    /// As [`KernelPool::new`].
+    pub(crate) fn with_lookup(
+        threads: usize,
+        completions: Box<Completions>,
+        lookup: Lookup,
+    ) -> io::Result<KernelPool> {
         let threads = threads.max(1);
         let shared = Shared {
             queue: Mutex::new(Queue::default()),
