@@ -48,6 +48,8 @@ pub(super) struct Allocations {
     backoff: Duration,
     /// Nothing is asked for until somebody sets the target again.
     pub stopped: bool,
+    /// Something happened that `scale` should look at.
+    changed: bool,
     /// Questions that the batch system has answered.
     pub polls: u64,
     /// Trouble with the batch system, in its words.
@@ -64,11 +66,17 @@ impl Allocations {
 
     pub fn set_target(&mut self, workers: u32) {
         self.target = workers;
+        self.changed = true;
         self.stopped = false;
         self.failed_starts = 0;
         self.backoff = Duration::ZERO;
         self.backoff_until = Time::default();
         self.trouble.clear();
+    }
+
+    /// Workers came or went, or the batch system said something.
+    pub fn note_change(&mut self) {
+        self.changed = true;
     }
 
     pub fn set_next(&mut self, next: u32) {
@@ -102,11 +110,13 @@ impl Allocations {
     }
 
     fn back_off(&mut self, now: Time) {
+        self.changed = true;
         self.backoff = (self.backoff * 2).clamp(FIRST_BACKOFF, MAX_BACKOFF);
         self.backoff_until = now.plus(self.backoff);
     }
 
     fn end(&mut self, id: AllocationId, state: AllocationStateName) {
+        self.changed = true;
         if let Some(allocation) = self.list.get_mut(&id) {
             allocation.state = state;
             self.ended.push_back(id);
@@ -126,12 +136,15 @@ fn is_open(allocation: &Allocation) -> bool {
 impl Core {
     /// Compares what there is with the target, and acts.
     pub(super) fn scale(&mut self, out: &mut Vec<Action>) {
-        self.finish_retiring(out);
         let now = self.now;
-        if self.going_down.is_some() || self.allocations.stopped {
+        let backed_off = self.allocations.backoff_until > Time::default();
+        let due = backed_off && self.allocations.backoff_until <= now;
+        if !self.allocations.changed && !due {
             return;
         }
-        if self.allocations.backoff_until > now {
+        self.allocations.changed = false;
+        self.finish_retiring(out);
+        if self.going_down.is_some() || self.allocations.stopped || (backed_off && !due) {
             return;
         }
         self.allocations.backoff_until = Time::default();
@@ -246,6 +259,7 @@ impl Core {
         let Some(allocation) = a.list.get_mut(&id) else { return };
         match outcome {
             SubmitOutcome::Accepted { job } => {
+                a.changed = true;
                 allocation.job = job;
                 if allocation.state == AllocationStateName::Submitting {
                     allocation.state = AllocationStateName::Pending;
@@ -343,6 +357,7 @@ impl Core {
         let Some(id) = self.workers.get(index).map(|w| w.registration.allocation) else { return };
         let a = &mut self.allocations;
         if let Some(allocation) = a.list.get_mut(&id) {
+            a.changed = true;
             allocation.had_worker = true;
             allocation.absent_polls = 0;
             if is_open(allocation) {

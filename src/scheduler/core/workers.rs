@@ -376,6 +376,7 @@ impl Core {
             self.close(peer, reason, out);
         }
         self.workers.set_presence(index, Presence::Gone { reason: reason.to_owned() });
+        self.allocations.note_change();
         self.lose_values_of(index);
         self.take_back(index, reason, clean, |_| true);
     }
