@@ -217,7 +217,7 @@ pub struct Site {
     pub exe: PathBuf,
     /// A directory of ours (0700) where a system may keep what it needs; created when missing.
     pub dir: PathBuf,
-    /// Job slots of a queue that we run ourselves; 0: as many as this host has cores.
+    /// Job slots of a queue that we run ourselves; 0: as many as this host has cores. The last submit decides.
     pub slots: u32,
     /// Artificial wait in a queue that we run ourselves.
     pub queue_wait: Duration,

@@ -6,7 +6,7 @@ pub mod slurm;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use jobq::batch::{AllocationSpec, Batch, BatchSystem, Site, Templates};
+use jobq::batch::{AllocationSpec, Batch, Templates};
 
 /// How long anything that must come may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -51,11 +51,6 @@ pub fn is_alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')')
         .is_some_and(|(_, rest)| !matches!(rest.trim_start().chars().next(), Some('Z' | 'X') | None))
-}
-
-/// A batch system with a directory for its scripts and logs.
-pub fn batch(system: &'static dyn BatchSystem, site: Site) -> Batch {
-    Batch::new(system, site)
 }
 
 /// A job of one core that runs `script` with `/bin/sh -c`.
