@@ -5,10 +5,12 @@
 
 pub mod arguments;
 mod config;
+pub mod connect;
 mod context;
 pub mod environment;
 mod exit;
 mod help;
+mod inputs;
 mod output;
 mod passthrough;
 mod queues;
@@ -35,6 +37,12 @@ use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 verbs! {
+    /// Show what is in files, from their metadata
+    "open" => Open(open),
+    /// Compute expressions over the variables of files
+    "compute" => Compute(compute),
+    /// Write sample wind files
+    "example-data" => ExampleData(example_data),
     /// Show every setting in force, and where it came from
     "config" => Config(config),
     /// List the profiles that --queue can pick
