@@ -344,6 +344,15 @@ fn write_all(dir: &Path) {
         variables: vec![many],
     };
     write(&dir.join("many.nc"), &spec, &[(0..20_000i32).map(|i| i.to_le_bytes().to_vec()).collect()]);
+    // More variables along a dimension than its list of back references can name.
+    let variables =
+        (0..5000).map(|i| contiguous(&format!("v{i}"), DType::U8, &[0], vec![(i % 200) as u8, 1]));
+    let spec = FileSpec {
+        dimensions: vec![Dimension { name: "x".into(), len: 2, unlimited: false }],
+        attributes: vec![],
+        variables: variables.collect(),
+    };
+    write(&dir.join("wide.nc"), &spec, &[]);
     let sizes = WindSizes {
         times: 5,
         heights: 2,

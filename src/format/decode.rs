@@ -268,7 +268,7 @@ impl Part<'_> {
         let first: Vec<u64> = start.iter().zip(chunk).map(|(s, c)| s / c).collect();
         let spans: Vec<u64> =
             (0..rank).map(|k| (start[k] + count[k] - 1) / chunk[k] - first[k] + 1).collect();
-        let whole = count == chunk && (0..rank).all(|k| start[k] % chunk[k] == 0);
+        let whole = count == chunk && (0..rank).all(|k| start[k].is_multiple_of(chunk[k]));
         if whole {
             let ordinal = grid::chunk_ordinal(&first, counts) as usize;
             return read_chunk(self.source, self.variable, ordinal, scratch, out).map(|_| ());
@@ -389,5 +389,133 @@ impl Part<'_> {
         }
         bytes.truncate(bytes.len() - 4);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::Dimension;
+    use crate::format::read_at::Memory;
+    use std::io;
+
+    /// A long file whose byte at any offset is computed, and that counts its reads.
+    struct Computed {
+        len: u64,
+        reads: std::sync::atomic::AtomicUsize,
+    }
+
+    impl ReadAt for Computed {
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+            self.reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            for (i, byte) in buf.iter_mut().enumerate() {
+                *byte = byte_at(offset + i as u64);
+            }
+            Ok(())
+        }
+
+        fn len(&self) -> u64 {
+            self.len
+        }
+
+        fn name(&self) -> &str {
+            "computed"
+        }
+    }
+
+    fn byte_at(offset: u64) -> u8 {
+        (offset.wrapping_mul(0x9e37_79b9) >> 16) as u8
+    }
+
+    fn dataset(shape: &[u64], dtype: DType, storage: Storage) -> Dataset {
+        let dimension =
+            |(i, len): (usize, &u64)| Dimension { name: format!("d{i}"), len: *len, unlimited: false };
+        let variable = Variable {
+            name: "v".into(),
+            dtype,
+            big_endian: false,
+            dims: (0..shape.len()).collect(),
+            attributes: vec![],
+            fill: vec![1, 2, 3, 4][..dtype.size().min(4)].to_vec(),
+            storage,
+        };
+        let dimensions = shape.iter().enumerate().map(dimension).collect();
+        Dataset { dimensions, variables: vec![variable], ..Dataset::default() }
+    }
+
+    #[test]
+    fn a_box_of_a_contiguous_variable_is_one_read_if_its_runs_are_near_and_swapped_if_big_endian() {
+        let shape = [50u64, 40, 3000];
+        let source = Computed { len: 100 + 50 * 40 * 3000 * 4, reads: 0.into() };
+        let storage = Storage::Contiguous { offset: 100, nbytes: 50 * 40 * 3000 * 4 };
+        let mut dataset = dataset(&shape, DType::F32, storage);
+        dataset.variables[0].big_endian = true;
+        let mut out = vec![];
+        for (start, count, reads) in
+            [([3, 2, 7], [1, 4, 10], 1), ([0, 0, 5], [50, 1, 2], 50), ([49, 39, 2999], [1, 1, 1], 1)]
+        {
+            source.reads.store(0, std::sync::atomic::Ordering::Relaxed);
+            let variable = &dataset.variables[0];
+            read_slab(&source, &dataset, variable, &start, &count, &mut Scratch::default(), &mut out)
+                .unwrap();
+            let mut wanted = vec![];
+            for ordinal in 0..count.iter().product() {
+                let at = grid::chunk_index(ordinal, &count);
+                let place: Vec<u64> = at.iter().zip(&start).map(|(a, b)| a + b).collect();
+                let first = 100 + 4 * grid::chunk_ordinal(&place, &shape);
+                wanted.extend((0..4).rev().map(|i| byte_at(first + i)));
+            }
+            assert_eq!(out, wanted, "{count:?} at {start:?}");
+            assert_eq!(source.reads.load(std::sync::atomic::Ordering::Relaxed), reads);
+        }
+    }
+
+    #[test]
+    fn filters_that_a_chunk_skipped_are_not_undone_and_checksums_are_checked() {
+        let plain: Vec<u8> = (0..16).collect();
+        let mut shuffled = vec![];
+        crate::format::bytewise::shuffle(&plain, 4, &mut shuffled);
+        let summed = |bytes: &[u8]| [bytes, &fletcher32(bytes).to_le_bytes()].concat();
+        let mut bytes = summed(&shuffled);
+        bytes.extend(summed(&plain));
+        let stored = |offset, filter_mask| Some(ChunkRef { offset, nbytes: 20, filter_mask });
+        let storage = Storage::Chunked {
+            chunk: vec![4],
+            filters: vec![Filter::Shuffle { element_size: 4 }, Filter::Fletcher32],
+            chunks: vec![stored(0, 0), stored(20, 1), None, stored(30, 0)],
+        };
+        let dataset = dataset(&[16], DType::I32, storage);
+        let source = Memory::new("m", bytes);
+        let (mut scratch, mut out) = (Scratch::default(), vec![]);
+        let mut read = |source: &Memory, ordinal| {
+            read_chunk(source, &dataset.variables[0], ordinal, &mut scratch, &mut out)
+                .map(|found| (found, out.clone()))
+        };
+        assert_eq!(read(&source, 0).unwrap(), (true, plain.clone()));
+        assert_eq!(read(&source, 1).unwrap(), (true, plain));
+        assert_eq!(read(&source, 2).unwrap(), (false, [1, 2, 3, 4].repeat(4)));
+        assert!(read(&source, 3).unwrap_err().to_string().ends_with("are beyond the file's end"));
+        assert!(read(&source, 4).unwrap_err().to_string().ends_with("there is no chunk 4 of 4"));
+        let mut damaged = source;
+        damaged.bytes[3] ^= 4;
+        let error = read(&damaged, 0).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "m: damaged or cut short: variable v: chunk 0 does not match its Fletcher-32 checksum"
+        );
+    }
+
+    #[test]
+    fn char_rows_are_texts_and_what_was_never_written_is_fill() {
+        let chars = dataset(&[2, 4], DType::Char, Storage::Compact(b"ab\0zcd  ".to_vec()));
+        let source = Memory::new("m", vec![]);
+        assert_eq!(read_strings(&source, &chars, &chars.variables[0]).unwrap(), ["ab", "cd"]);
+        let empty = dataset(&[3], DType::F32, Storage::Empty);
+        assert_eq!(read_all(&source, &empty, &empty.variables[0]).unwrap(), [1, 2, 3, 4].repeat(3));
+        let error = read_strings(&source, &empty, &empty.variables[0]).unwrap_err().to_string();
+        assert_eq!(error, "m: not supported: variable v: it is not text");
+        let huge = dataset(&[1 << 40], DType::F32, Storage::Empty);
+        let error = read_all(&source, &huge, &huge.variables[0]).unwrap_err().to_string();
+        assert_eq!(error, "m: not supported: variable v: it is too large to be read whole");
     }
 }

@@ -240,6 +240,27 @@ impl AttrValue {
         }
     }
 
+    /// The first value as one little-endian element of `dtype`: how `_FillValue` is meant even where its type is not
+    /// quite the variable's.
+    pub fn element(&self, dtype: DType) -> Option<Vec<u8>> {
+        if let (DType::Char, Some(text)) = (dtype, self.text()) {
+            return Some(vec![text.bytes().next().unwrap_or(0)]);
+        }
+        let (own, bytes) = self.number_bytes()?;
+        if own == dtype {
+            return bytes.get(..dtype.size()).map(<[u8]>::to_vec);
+        }
+        let number = self.number()?;
+        match dtype {
+            DType::F32 => Some((number as f32).to_le_bytes().to_vec()),
+            DType::F64 => Some(number.to_le_bytes().to_vec()),
+            DType::String => None,
+            DType::U64 => Some((number as u64).to_le_bytes().to_vec()),
+            // Wider integers fold into narrower ones as C has it: 255 marks an i8 of -1.
+            _ => Some((number as i64).to_le_bytes()[..dtype.size()].to_vec()),
+        }
+    }
+
     /// The element type and the numbers as little-endian bytes; `None` for text.
     pub fn number_bytes(&self) -> Option<(DType, Vec<u8>)> {
         let pick = |dtype: DType, bytes: [u8; 8]| bytes[..dtype.size().min(8)].to_vec();
@@ -279,7 +300,25 @@ impl Variable {
 
     /// The element that marks missing data, little-endian: `_FillValue`, as CF and xarray have it. Without that
     /// attribute nothing is missing, whatever [`Variable::fill`] is.
-    pub fn missing(&self) -> Option<&[u8]> {
-        self.attribute("_FillValue").map(|_| self.fill.as_slice())
+    pub fn missing(&self) -> Option<Vec<u8>> {
+        self.attribute("_FillValue")?.element(self.dtype)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fill_value_of_another_type_is_taken_as_the_number_it_is() {
+        let whole = AttrValue::Ints(DType::I16, vec![-999, 5]);
+        assert_eq!(whole.element(DType::I16), Some((-999i16).to_le_bytes().to_vec()));
+        assert_eq!(whole.element(DType::F32), Some((-999f32).to_le_bytes().to_vec()));
+        assert_eq!(whole.element(DType::I64), Some((-999i64).to_le_bytes().to_vec()));
+        let unsigned = AttrValue::UInts(DType::U8, vec![255]);
+        assert_eq!(unsigned.element(DType::I8), Some(vec![255]));
+        assert_eq!(AttrValue::Text("x".into()).element(DType::Char), Some(vec![b'x']));
+        assert_eq!(AttrValue::Text("x".into()).element(DType::F32), None);
+        assert_eq!(AttrValue::Floats(DType::F32, vec![]).element(DType::F32), None);
     }
 }

@@ -27,13 +27,16 @@ impl LocalFile {
     /// Opens `path` for reading. The length is that of now; a file that shrinks gives `UnexpectedEof` later.
     pub fn open(path: impl AsRef<Path>) -> Result<LocalFile, FormatError> {
         let name = path.as_ref().display().to_string();
-        let opened = File::open(&path).and_then(|file| Ok((file.metadata()?, file)));
-        let (metadata, file) = opened.map_err(|e| FormatError::io(&name, e))?;
-        if !metadata.is_file() {
-            let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
-            return Err(FormatError::io(name, source));
-        }
-        Ok(LocalFile { file, len: metadata.len(), name })
+        // Asked before opening: to open a pipe would wait for its writer.
+        let opened = std::fs::metadata(&path).and_then(|metadata| {
+            if !metadata.is_file() {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+            }
+            let file = File::open(&path)?;
+            Ok((file.metadata()?.len(), file))
+        });
+        let (len, file) = opened.map_err(|e| FormatError::io(&name, e))?;
+        Ok(LocalFile { file, len, name })
     }
 }
 

@@ -1,6 +1,7 @@
 """Reads what jobq wrote with netCDF4-python, xarray and h5py, and appends to a copy: python check_written.py DIR
 
-DIR has written.nc, whose values follow a formula that is repeated here, many.nc with 20,000 chunks, and wind files.
+DIR has written.nc, whose values follow a formula that is repeated here, many.nc with 20,000 chunks,
+wide.nc with 5,000 variables, and wind files.
 """
 
 import glob
@@ -98,6 +99,10 @@ with netCDF4.Dataset(f"{folder}/many.nc") as d:
     values = d["many"][:]
     assert values.shape == (20000,) and (values == np.arange(20000)).all()
     assert d["many"].chunking() == [1]
+
+with netCDF4.Dataset(f"{folder}/wide.nc") as d:
+    assert len(d.variables) == 5000 and d["v4999"].dimensions == ("x",)
+    assert d["v4999"][:].tolist() == [4999 % 200, 1]
 
 winds = sorted(glob.glob(f"{folder}/winds/wind_*.nc"))
 assert len(winds) == 2

@@ -32,7 +32,12 @@ impl<'a> Cursor<'a> {
         if size > 8 {
             return Err(self.damaged(&format!("a number of {size} bytes")));
         }
-        Ok(self.take(size)?.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+        let bytes = self.take(size)?;
+        // Chunk trees are full of numbers of 8 bytes.
+        if let Ok(whole) = <[u8; 8]>::try_from(bytes) {
+            return Ok(u64::from_le_bytes(whole));
+        }
+        Ok(bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
     }
 
     pub(super) fn u8(&mut self) -> Result<u8, FormatError> {

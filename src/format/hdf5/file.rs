@@ -81,7 +81,7 @@ impl<'a> File<'a> {
             end = cursor.address()?;
             root = cursor.some_address()?;
             let covered = cursor.at;
-            if cursor.u32()? != lookup3(&bytes[..covered]) {
+            if cursor.u32()? != lookup3(&bytes[..covered]) && !believed() {
                 return Err(cursor.damaged("its checksum does not match"));
             }
         }
@@ -161,7 +161,7 @@ impl<'a> File<'a> {
         let Some((data, sum)) = bytes.split_last_chunk::<4>() else {
             return Err(self.damaged(format!("{what} at {address}: it is too short")));
         };
-        if lookup3(data) != u32::from_le_bytes(*sum) {
+        if lookup3(data) != u32::from_le_bytes(*sum) && !believed() {
             return Err(self.damaged(format!("{what} at {address}: its checksum does not match")));
         }
         bytes.truncate(bytes.len() - 4);
@@ -187,6 +187,23 @@ impl<'a> File<'a> {
     pub(super) fn heap_reference_size(&self) -> usize {
         4 + self.offset_size + 4
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Tests of damaged files get past the checksums by this, to what lies behind them.
+    pub(super) static BELIEVE: Cell<bool> = const { Cell::new(false) };
+}
+
+#[cfg(test)]
+pub(super) fn believed() -> bool {
+    BELIEVE.get()
+}
+
+/// Whether wrong checksums are let through: never.
+#[cfg(not(test))]
+pub(super) fn believed() -> bool {
+    false
 }
 
 fn find_superblock(cache: &BlockCache<'_>) -> io::Result<Option<u64>> {

@@ -21,6 +21,8 @@ mod global_heap;
 mod group;
 mod layout;
 mod object_header;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use super::{Dataset, FormatError, ReadAt};

@@ -190,13 +190,8 @@ fn variable(
     };
     let attributes = plain_attributes(dataset.attributes);
     let dtype = dataset.dtype;
-    let from_attribute = attributes.iter().find(|a| a.name == "_FillValue").and_then(|a| {
-        if let (DType::Char, Some(text)) = (dtype, a.value.text()) {
-            return Some(vec![text.bytes().next().unwrap_or(0)]);
-        }
-        let (of, bytes) = a.value.number_bytes()?;
-        (of == dtype && bytes.len() == dtype.size()).then_some(bytes)
-    });
+    let from_attribute =
+        attributes.iter().find(|a| a.name == "_FillValue").and_then(|a| a.value.element(dtype));
     let zeros = if dtype == DType::String { Vec::new() } else { vec![0; dtype.size()] };
     let fill = from_attribute.or(dataset.fill).unwrap_or(zeros);
     Ok(Variable { name, dtype, big_endian: dataset.big_endian, dims, attributes, fill, storage })

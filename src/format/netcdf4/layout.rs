@@ -1,5 +1,6 @@
 //! The place of every byte of a file, computed from its description and the sizes of its encoded chunks.
 
+use super::attributes;
 use super::chunk_tree::{self, StoredChunk};
 use super::heap::Heap;
 use super::messages::{self, Bytes, DataPlace, UNDEFINED};
@@ -24,7 +25,7 @@ pub fn layout(spec: &FileSpec, chunks: &[EncodedChunks]) -> Result<Layout, Forma
         .map(|object| place_data(&plan, object, chunks, &chunk_offsets, &mut writer))
         .collect();
     let mut heap = Heap::default();
-    let attributes = messages::attributes(&plan, &mut heap)?;
+    let attributes = attributes::encoded(&plan, &mut heap)?;
     // Lengths don't depend on addresses: measure with zeros, place, then encode for good.
     let zeros = vec![0; plan.objects.len()];
     let header = |i: usize, headers: &[u64], heap: &Heap| {

@@ -15,6 +15,7 @@
 //! headers 2 with creation order, compact links and attributes, layout 3 with version-1 B-trees, dimension scales
 //! (HDF5 File Format Specification 3.0; netCDF-4 "Interoperability with HDF5").
 
+mod attributes;
 mod chunk_tree;
 mod encode;
 mod file;
@@ -110,15 +111,11 @@ impl VarSpec {
         self.explicit_fill().unwrap_or_else(|| self.dtype.default_fill())
     }
 
-    /// `fill`, or the attribute `_FillValue` if it has the variable's type.
+    /// `fill`, or else the attribute `_FillValue`.
     fn explicit_fill(&self) -> Option<Vec<u8>> {
         self.fill.clone().or_else(|| {
             let attribute = self.attributes.iter().find(|a| a.name == "_FillValue")?;
-            if let (DType::Char, Some(text)) = (self.dtype, attribute.value.text()) {
-                return Some(vec![text.bytes().next().unwrap_or(0)]);
-            }
-            let (dtype, bytes) = attribute.value.number_bytes()?;
-            (dtype == self.dtype && bytes.len() == dtype.size()).then_some(bytes)
+            attribute.value.element(self.dtype)
         })
     }
 }
