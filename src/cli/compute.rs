@@ -13,7 +13,8 @@ use super::inputs::{array_error, check_writable, files};
 use crate::array::compute::PlanSummary;
 use crate::array::{self, ComputeRequest, Plan};
 use crate::client::{Client, random_request};
-use crate::graph::{GraphId, Key};
+use crate::config::about_size;
+use crate::graph::{Columns, GraphId, Key, Op};
 use crate::local::{self, Host, LocalError};
 use crate::protocol::{Counts, ErrorKind, Failure, GraphOptions, Request};
 use indicatif::ProgressBar;
@@ -25,6 +26,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// For a submission that is under way, and for cancelling, when the user doesn't want to wait any more.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a graph that surely fit in one frame to the scheduler (64 MiB).
+const MOST_SUBMITTED: usize = 60 << 20;
 /// Failures that are told one by one.
 const MOST_TOLD: usize = 5;
 
@@ -96,7 +99,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     let bar = context.out.progress(plan.summary.tasks, "computing");
     let outcome = if args.local {
         let host = args.threads.map_or_else(Host::here, |threads| Host::with_threads(threads as usize));
-        locally(&plan, &host, &bar).map(|()| None)
+        locally(&plan, &host, &bar, context).map(|()| None)
     } else {
         block_on(on_cluster(&plan, &bar, context)).map(Some)
     };
@@ -163,7 +166,7 @@ impl Stops {
     }
 }
 
-fn locally(plan: &Plan, host: &Host, bar: &ProgressBar) -> Result<(), CliError> {
+fn locally(plan: &Plan, host: &Host, bar: &ProgressBar, context: &Context) -> Result<(), CliError> {
     let cancel = AtomicBool::new(false);
     let (ended, mut end) = tokio::sync::oneshot::channel();
     std::thread::scope(|scope| {
@@ -175,6 +178,7 @@ fn locally(plan: &Plan, host: &Host, bar: &ProgressBar) -> Result<(), CliError> 
         block_on(async {
             // Before there is anything to stop.
             let mut stops = Stops::new()?;
+            context.out.detail(format!("computing on {} threads; Ctrl-C stops it", host.threads));
             scope.spawn(work);
             let stopped = tokio::select! {
                 outcome = &mut end => return local_outcome(outcome),
@@ -201,6 +205,7 @@ fn local_outcome<E>(outcome: Result<Result<(), LocalError>, E>) -> Result<(), Cl
 
 /// Has the cluster compute it. After a failure or a signal nothing of it goes on: the result has no other owner.
 async fn on_cluster(plan: &Plan, bar: &ProgressBar, context: &Context) -> Result<GraphId, CliError> {
+    check_size(plan.graph.columns())?;
     let mut client = client(context).await?;
     let mut stops = Stops::new()?;
     let name = plan.summary.out.file_name().unwrap_or_default().to_string_lossy();
@@ -220,6 +225,21 @@ async fn on_cluster(plan: &Plan, bar: &ProgressBar, context: &Context) -> Result
         cancel(&mut client, graph, context).await;
     }
     outcome
+}
+
+/// A graph is submitted in one piece, so that no value is released before all that needs it is known.
+fn check_size(columns: &Columns) -> Result<(), CliError> {
+    // A number takes five bytes at most.
+    let numbers = [&columns.op_of, &columns.args_end, &columns.deps, &columns.deps_end].map(Vec::len);
+    let params = |op: &Op| if let Op::Kernel { params, .. } = op { params.len() } else { 0 };
+    let ops: usize = columns.ops.iter().map(params).sum();
+    let nbytes = columns.args.len() + ops + 5 * numbers.iter().sum::<usize>();
+    if nbytes <= MOST_SUBMITTED {
+        return Ok(());
+    }
+    let (tasks, about) = (columns.len(), about_size(nbytes as u64));
+    let message = format!("the plan has {tasks} tasks: at {about} it is too large to be submitted");
+    Err(CliError::usage(message).hint("choose larger --chunks, or fewer files at a time"))
 }
 
 async fn submitted(
@@ -323,6 +343,14 @@ mod tests {
             "a cluster has its own workers"
         );
         assert!(Cli::try_parse_from(["compute", "x = y", "--out", "b"]).is_err());
+    }
+
+    #[test]
+    fn a_graph_that_fits_in_no_frame_is_not_sent() {
+        let mut columns = Columns { args: vec![0; 1 << 20], ..Columns::default() };
+        assert_eq!(check_size(&columns), Ok(()));
+        columns.deps = vec![0; MOST_SUBMITTED / 5];
+        assert_eq!(check_size(&columns).unwrap_err().exit, Exit::Usage);
     }
 
     #[test]

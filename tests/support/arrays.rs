@@ -168,7 +168,7 @@ impl Read {
         let bytes = jobq::format::decode::read_all(&self.file, &self.dataset, variable).unwrap();
         let missing = variable.missing();
         let number = |element: &[u8]| match variable.dtype {
-            _ if missing == Some(element) => f64::NAN,
+            _ if missing.as_deref() == Some(element) => f64::NAN,
             DType::F32 => f64::from(f32::from_le_bytes(element.try_into().unwrap())),
             DType::F64 => f64::from_le_bytes(element.try_into().unwrap()),
             DType::I64 => i64::from_le_bytes(element.try_into().unwrap()) as f64,
