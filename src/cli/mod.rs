@@ -12,6 +12,7 @@ mod down;
 pub mod environment;
 mod exit;
 mod help;
+mod inputs;
 mod ls;
 mod output;
 mod passthrough;
@@ -70,6 +71,12 @@ verbs! {
     "cancel" => Cancel(cancel),
     /// List tasks
     "tasks" => Tasks(tasks),
+    /// Show what is in files, from their metadata
+    "open" => Open(open),
+    /// Compute expressions over the variables of files
+    "compute" => Compute(compute),
+    /// Write sample wind files
+    "example-data" => ExampleData(example_data),
     /// Show every setting in force, and where it came from
     "config" => Config(config),
     /// List the profiles that --queue can pick

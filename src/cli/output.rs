@@ -71,6 +71,13 @@ impl Output {
         self.line(text)
     }
 
+    /// One JSON document on stdout, of something that has its own `schema`.
+    pub fn json_with_schema(&self, body: &impl Serialize) -> Result<(), CliError> {
+        let text = serde_json::to_string_pretty(body)
+            .map_err(|e| CliError::internal(format!("can't write JSON: {e}")))?;
+        self.line(text)
+    }
+
     /// Columns with headings on stdout.
     pub fn table(&self, headings: &[&str], rows: &[Vec<String>]) -> Result<(), CliError> {
         self.bytes(render_table(headings, rows, self.color).as_bytes())
@@ -138,6 +145,11 @@ fn render_table(headings: &[&str], rows: &[Vec<String>], color: bool) -> String 
 /// The text without what could move a terminal's cursor.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// The same, for text of several lines.
+pub fn printable_lines(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use super::netcdf4::{
     EncodeScratch, EncodedChunks, FileSpec, OutFile, VarSpec, VarStorage, encode_chunk, layout, pad_chunk,
 };
-use super::{AttrValue, Attribute, DType, Dimension, FormatError, grid};
+use super::read_at::LocalFile;
+use super::{AttrValue, Attribute, DType, Dataset, Dimension, FormatError, grid, hdf5};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -15,6 +16,8 @@ const QUANTUM: f32 = 1.0 / 256.0;
 const SPORADIC: u64 = 2000;
 /// Waves that make a field.
 const WAVES: usize = 5;
+/// What all sample files say of their origin.
+const SOURCE: &str = "Made by jobq example-data: smooth waves with noise, no weather";
 /// Hours since 1970 of the first time: 2015-08-20 00:00.
 const FIRST_HOUR: f64 = 399_984.0;
 
@@ -50,7 +53,7 @@ impl Default for WindSizes {
 /// across files. Files of those names are replaced.
 pub fn example_winds(dir: &Path, files: u32, sizes: &WindSizes) -> Result<Vec<PathBuf>, FormatError> {
     std::fs::create_dir_all(dir).map_err(|e| FormatError::io(dir.display().to_string(), e))?;
-    let paths: Vec<PathBuf> = (0..files).map(|file| dir.join(format!("wind_{file:03}.nc"))).collect();
+    let paths = paths(dir, files);
     let next = AtomicU32::new(0);
     let work = || -> Result<(), FormatError> {
         loop {
@@ -68,6 +71,21 @@ pub fn example_winds(dir: &Path, files: u32, sizes: &WindSizes) -> Result<Vec<Pa
         })
     })?;
     Ok(paths)
+}
+
+/// The files that [`example_winds`] writes.
+pub fn paths(dir: &Path, files: u32) -> Vec<PathBuf> {
+    (0..files).map(|file| dir.join(format!("wind_{file:03}.nc"))).collect()
+}
+
+/// Whether the file is a sample of ours, by the attribute that says so.
+pub fn is_example(path: &Path) -> bool {
+    let source = |dataset: Dataset| {
+        let attribute = dataset.attributes.into_iter().find(|a| a.name == "source")?;
+        attribute.value.text().map(|text| text == SOURCE)
+    };
+    let opened = LocalFile::open(path).ok().and_then(|file| hdf5::open(&file).ok());
+    opened.and_then(source).unwrap_or(false)
 }
 
 fn write_file(path: &Path, file: u32, sizes: &WindSizes) -> Result<(), FormatError> {
@@ -121,7 +139,7 @@ fn spec(file: u32, sizes: &WindSizes) -> FileSpec {
         attributes: texts(&[
             ("Conventions", "CF-1.10"),
             ("title", "Sample wind components"),
-            ("source", "Made by jobq example-data: smooth waves with noise, no weather"),
+            ("source", SOURCE),
         ]),
         variables: vec![
             VarSpec {
@@ -295,8 +313,7 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::read_at::LocalFile;
-    use crate::format::{decode, hdf5};
+    use crate::format::decode;
 
     fn small() -> WindSizes {
         WindSizes {
@@ -320,6 +337,7 @@ mod tests {
     fn files_follow_each_other_in_time_and_hold_quantised_winds_with_gaps() {
         let dir = tempfile::tempdir().unwrap();
         let paths = example_winds(&dir.path().join("new"), 3, &small()).unwrap();
+        assert!(paths.iter().all(|path| is_example(path)) && !is_example(dir.path()));
         let mut hours = vec![];
         for path in &paths {
             let file = LocalFile::open(path).unwrap();

@@ -54,7 +54,7 @@ pub enum LocalError {
     /// The first task that failed for good. Nothing runs any more.
     #[error("{task}: {message}")]
     Task {
-        /// The user's name for it, or its number and what it runs.
+        /// The user's name for it, or its number.
         task: String,
         kind: ErrorKind,
         message: String,
@@ -119,7 +119,7 @@ pub fn compute(
     progress: impl FnMut(&Counts),
 ) -> Result<Vec<Value>, LocalError> {
     let mut run = Run::new(graph, host, kernels::lookup)?;
-    run.to_its_end(cancel, progress)?;
+    run.drive(cancel, progress)?;
     Ok(run.into_wanted())
 }
 
@@ -222,11 +222,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn to_its_end(
-        &mut self,
-        cancel: &AtomicBool,
-        mut progress: impl FnMut(&Counts),
-    ) -> Result<(), LocalError> {
+    fn drive(&mut self, cancel: &AtomicBool, mut progress: impl FnMut(&Counts)) -> Result<(), LocalError> {
         let mut told = None;
         loop {
             if cancel.load(Ordering::Relaxed) {
@@ -459,7 +455,7 @@ impl<'a> Run<'a> {
         }
         self.counts.erred += 1;
         let TaskError { kind, message } = error;
-        let task = task_name(self.columns, &self.names, task);
+        let task = task_name(&self.names, task);
         self.fail(LocalError::Task { task, kind, message });
     }
 
@@ -495,16 +491,16 @@ fn refuse(columns: &Columns, names: &HashMap<u32, &str>, host: &Host) -> Result<
     for (number, op) in columns.ops.iter().enumerate() {
         let Some((needs, has)) = host.lacks(&op.resources()) else { continue };
         if let Some(task) = columns.op_of.iter().position(|op| *op as usize == number) {
-            return Err(LocalError::TooLarge { task: task_name(columns, names, task as u32), needs, has });
+            let task = format!("{} ({})", task_name(names, task as u32), op.family());
+            return Err(LocalError::TooLarge { task, needs, has });
         }
     }
     Ok(())
 }
 
-/// What a task is called in messages.
-fn task_name(columns: &Columns, names: &HashMap<u32, &str>, task: u32) -> String {
-    let family = columns.ops[columns.op_of[task as usize] as usize].family();
-    let number = || format!("task {} ({family})", u64::from(task) + 1);
+/// What a task is called in messages, which themselves say what it runs.
+fn task_name(names: &HashMap<u32, &str>, task: u32) -> String {
+    let number = || format!("task {}", u64::from(task) + 1);
     names.get(&task).map_or_else(number, |name| (*name).to_owned())
 }
 

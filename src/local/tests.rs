@@ -52,7 +52,7 @@ fn host(threads: u32) -> Host {
 fn computed(graph: &Graph, host: &Host) -> Result<(Vec<Value>, usize), LocalError> {
     let mut run = Run::new(graph, host, fixtures)?;
     let mut last = Counts::default();
-    run.to_its_end(&AtomicBool::new(false), |counts| last = *counts)?;
+    run.drive(&AtomicBool::new(false), |counts| last = *counts)?;
     assert_eq!(last, Counts { memory: graph.len() as u64, ..Counts::default() });
     let wanted = &graph.columns().wanted;
     let mut held: Vec<u32> = run.values.keys().copied().collect();
@@ -158,7 +158,7 @@ fn a_failure_names_its_task_and_ends_what_has_not_started() {
     let graph = builder.build().unwrap();
     let mut run = Run::new(&graph, &host(1), fixtures).unwrap();
     let mut last = Counts::default();
-    let error = run.to_its_end(&AtomicBool::new(false), |counts| last = *counts).unwrap_err();
+    let error = run.drive(&AtomicBool::new(false), |counts| last = *counts).unwrap_err();
     assert_eq!(error.to_string(), "speed: kernel 'fail': u.nc: no variable x_wind");
     assert_eq!((last.total(), last.erred, last.waiting, last.ready, last.assigned), (1002, 1, 0, 0, 0));
     assert!(last.memory < 10, "the tasks behind it in the order weren't run: {last:?}");
@@ -168,10 +168,10 @@ fn a_failure_names_its_task_and_ends_what_has_not_started() {
 #[test]
 fn an_unknown_kernel_and_a_runner_that_is_not_here_are_the_tasks_failures() {
     for (op, message) in [
-        (kernel("no such"), "task 1 (no such): no kernel 'no such'"),
+        (kernel("no such"), "task 1: no kernel 'no such'"),
         (
             Op::External { runner: "python".into(), blob: vec![], resources: Resources::default() },
-            "task 1 (python): this worker has no runner 'python'",
+            "task 1: this worker has no runner 'python'",
         ),
     ] {
         let mut builder = Builder::new();
@@ -298,7 +298,7 @@ fn a_command_is_tried_again_as_often_as_it_may_be() {
     assert_eq!(&failing(2).unwrap().0[0].buffers[0][..], b"3\n");
     let error = failing(1).unwrap_err();
     assert!(matches!(error, LocalError::Task { kind: ErrorKind::Exit(7), .. }), "{error}");
-    assert!(error.to_string().starts_with("task 1 (sh): 'sh' exited with code 7"), "{error}");
+    assert!(error.to_string().starts_with("task 1: 'sh' exited with code 7"), "{error}");
 }
 
 #[test]
