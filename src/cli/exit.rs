@@ -45,6 +45,21 @@ pub struct CliError {
 }
 
 impl Exit {
+    /// The exit of a code that the contract names; anything else is a defect of ours.
+    pub fn from_contract(code: u8) -> Exit {
+        match code {
+            0 => Exit::Ok,
+            1 => Exit::TaskFailed,
+            2 => Exit::Usage,
+            69 => Exit::Unavailable,
+            75 => Exit::TryAgain,
+            77 => Exit::Permission,
+            78 => Exit::Config,
+            124 => Exit::TimedOut,
+            _ => Exit::Internal,
+        }
+    }
+
     pub fn code(self) -> u8 {
         match self {
             Exit::Ok => 0,

@@ -5,13 +5,20 @@
 
 pub mod arguments;
 mod config;
+pub mod connect;
 mod context;
+mod doctor;
 pub mod environment;
 mod exit;
+mod fit;
 mod help;
+mod live;
+mod local_queue;
+mod logs;
 mod output;
 mod passthrough;
 mod queues;
+mod scratch;
 pub mod task_flags;
 pub mod up_flags;
 mod version;
@@ -37,8 +44,15 @@ use std::process::ExitCode;
 verbs! {
     /// Show every setting in force, and where it came from
     "config" => Config(config),
-    /// List the profiles that --queue can pick
+    /// List the profiles that --queue can pick, and check one against its batch system
     "queues" => Queues(queues),
+    /// Print the logs of the scheduler, of allocations and of workers
+    "logs" => Logs(logs),
+    /// Look whether everything that jobq needs is there, and say what to do where it isn't
+    "doctor" => Doctor(doctor),
+    /// Commands of the embedded queue
+    #[command(hide = true)]
+    "local-queue" => LocalQueue(local_queue),
     /// Explain a verb
     "help" => Help(help),
     /// Print the version

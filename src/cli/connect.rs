@@ -1,0 +1,98 @@
+//! From the name of a cluster to a client of it, and from a client's errors to exit codes.
+
+use super::Context;
+use super::exit::{CliError, Exit};
+use crate::client::{Client, ClientError};
+use crate::protocol::RefusalKind;
+use crate::scheduler::shell::transport;
+use crate::scheduler::spec::ClusterSpec;
+use crate::state::{Role, StateDir, StateError};
+use std::future::Future;
+
+/// Runs a verb's asynchronous part.
+pub fn block_on<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| CliError::internal(format!("no async runtime: {error}")))?.block_on(work)
+}
+
+/// The same, ended by Ctrl-C with its own exit code. What was submitted goes on.
+pub fn block_on_interruptible<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    block_on(async {
+        tokio::select! {
+            outcome = work => outcome,
+            _ = tokio::signal::ctrl_c() => Err(CliError::silent(Exit::Interrupted)),
+        }
+    })
+}
+
+/// The folder of the cluster that the flags name.
+pub fn state_dir(context: &Context) -> Result<StateDir, CliError> {
+    let settings = context.config()?.settings(None, &[])?;
+    Ok(StateDir::open(&settings.cluster.state_dir, &context.cluster)?)
+}
+
+/// What the cluster was asked to be.
+pub fn cluster_spec(state: &StateDir) -> Result<ClusterSpec, CliError> {
+    let file = state.read_cluster()?;
+    let file = file.ok_or_else(|| not_up(state.name()))?;
+    Ok(file.spec_as()?)
+}
+
+/// A client of the cluster that the flags name.
+pub async fn client(context: &Context) -> Result<Client, CliError> {
+    client_of(state_dir(context)?).await
+}
+
+/// A client of this cluster.
+pub async fn client_of(state: StateDir) -> Result<Client, CliError> {
+    let spec = cluster_spec(&state)?;
+    let transport = transport(&state, &spec, Role::Admin)
+        .map_err(|error| CliError::config(format!("the cluster's identity can't be used: {error:#}")))?;
+    Ok(Client::connect(state, transport).await?)
+}
+
+fn not_up(name: &str) -> CliError {
+    CliError::unavailable(format!("cluster '{name}' is not up"))
+        .hint("`jq up` starts it; `jq ls` lists clusters")
+}
+
+impl From<StateError> for CliError {
+    fn from(error: StateError) -> CliError {
+        match &error {
+            StateError::NoSuchCluster { .. } => {
+                CliError::unavailable(error.to_string()).hint("`jq up` starts one; `jq ls` lists clusters")
+            }
+            _ if error.is_permission() => CliError::new(Exit::Permission, error.to_string()),
+            _ => CliError::config(error.to_string()).hint("`jq doctor` looks at the state directory"),
+        }
+    }
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> CliError {
+        match error {
+            ClientError::NotUp { name } => not_up(&name),
+            ClientError::State(error) => error.into(),
+            ClientError::Unreachable { .. } | ClientError::Link(_) => {
+                CliError::unavailable(error.to_string())
+                    .hint("`jq up` brings a dead cluster up again; `jq logs scheduler` tells how it ended")
+            }
+            ClientError::Refused { kind, reason } => {
+                let exit = match kind {
+                    RefusalKind::Unknown | RefusalKind::Usage => Exit::Usage,
+                    RefusalKind::Unavailable => Exit::Unavailable,
+                    RefusalKind::Permission => Exit::Permission,
+                };
+                CliError::new(exit, reason)
+            }
+            ClientError::TaskFailed { .. } => CliError::new(Exit::TaskFailed, error.to_string()),
+            ClientError::Answer(_) | ClientError::Random(_) => CliError::internal(error.to_string()),
+        }
+    }
+}
+
+impl From<crate::batch::BatchError> for CliError {
+    fn from(error: crate::batch::BatchError) -> CliError {
+        CliError::new(Exit::from_contract(error.kind.exit_code()), error.to_string())
+    }
+}
