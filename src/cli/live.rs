@@ -90,13 +90,10 @@ fn slots(settings: &Settings) -> u32 {
     if profile.slots > 0 {
         return profile.slots;
     }
-    let host =
-        std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+    let host = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     host.max(profile.cores.saturating_mul(profile.workers_per_job))
 }
 
-fn wait_for<T>(
-    work: impl Future<Output = Result<Result<T, BatchError>, CliError>>,
-) -> Result<T, BatchError> {
+fn wait_for<T>(work: impl Future<Output = Result<Result<T, BatchError>, CliError>>) -> Result<T, BatchError> {
     block_on(work).unwrap_or_else(|error| Err(BatchError::new(ErrorKind::Unexpected, error.message)))
 }

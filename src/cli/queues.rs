@@ -216,7 +216,8 @@ impl From<&QueueInfo> for Queue {
 
 fn queue_cells(queue: &QueueInfo) -> Vec<String> {
     let plus = if queue.nodes_differ { "+" } else { "" };
-    let number = |number: u64, text: String| if number == 0 { "?".to_owned() } else { format!("{text}{plus}") };
+    let number =
+        |number: u64, text: String| if number == 0 { "?".to_owned() } else { format!("{text}{plus}") };
     vec![
         format!("{}{}", queue.name, if queue.default { " (default)" } else { "" }),
         if queue.open { "yes" } else { "no" }.to_owned(),

@@ -68,7 +68,8 @@ fn controller(ground: &Ground, wanted: &Wanted) -> Finding {
         if there.is_empty() && wanted.stake == Stake::BuiltIn {
             return Finding::ok(format!("{name} is not installed here ({used_by})"));
         }
-        let advice = format!("`module load` it or add its directory to PATH; else use a host that has {name}");
+        let advice =
+            format!("`module load` it or add its directory to PATH; else use a host that has {name}");
         return weigh(Finding::failed(Exit::Config, found, advice), wanted.stake);
     }
     let Some((_, settings)) = wanted.profiles.first() else { return Finding::ok(name) };

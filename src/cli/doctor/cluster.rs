@@ -102,7 +102,11 @@ fn dead(state: &StateDir, contact: &Contact, error: CliError) -> Finding {
     let process = format!("process {} on {}", contact.pid, contact.host);
     if gone {
         let found = format!("the scheduler of cluster {} ({process}) is dead", state.name());
-        return Finding::failed(error.exit, found, "`up` brings it up again; `logs scheduler` tells how it ended");
+        return Finding::failed(
+            error.exit,
+            found,
+            "`up` brings it up again; `logs scheduler` tells how it ended",
+        );
     }
     Finding::failed(
         error.exit,

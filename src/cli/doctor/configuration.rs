@@ -25,8 +25,12 @@ pub fn loads(ground: &Ground) -> Finding {
 pub fn site_files(ground: &Ground) -> Finding {
     let files: Vec<PathBuf> = ground.sources.site_dirs.iter().flat_map(files_of).collect();
     if files.is_empty() {
-        let places: Vec<String> =
-            ground.sources.site_dirs.iter().map(|dir| dir.join("config.toml").display().to_string()).collect();
+        let places: Vec<String> = ground
+            .sources
+            .site_dirs
+            .iter()
+            .map(|dir| dir.join("config.toml").display().to_string())
+            .collect();
         return Finding::warning(
             format!("the site has no files ({})", places.join(", ")),
             "write one with `cluster.state_dir`, `profile.system`, [limits] and the site's profiles",
@@ -92,11 +96,8 @@ fn unsafe_file(file: &PathBuf) -> Option<Finding> {
         Ok(meta) => meta,
         Err(error) => return Some(Finding::failed(Exit::Permission, format!("{name}: {error}"), "")),
     };
-    let finding = |found: String, advice: String| Finding {
-        verdict: Verdict::Failed(Exit::Permission),
-        found,
-        advice,
-    };
+    let finding =
+        |found: String, advice: String| Finding { verdict: Verdict::Failed(Exit::Permission), found, advice };
     if meta.uid() != 0 {
         let found = format!("{name} belongs to user {}, who can change what binds everybody", meta.uid());
         return Some(finding(found, format!("chown root {name}")));

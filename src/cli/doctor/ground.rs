@@ -134,9 +134,7 @@ impl Ground {
     /// # Errors
     /// What such a check finds without: another one has said why.
     pub fn settings(&self) -> Result<&Settings, Finding> {
-        self.settings
-            .as_ref()
-            .map_err(|_| Finding::not_looked_at("the configuration can't be used as it is"))
+        self.settings.as_ref().map_err(|_| Finding::not_looked_at("the configuration can't be used as it is"))
     }
 
     /// The batch systems to look at, those with the most at stake first.
@@ -177,10 +175,8 @@ impl Ground {
     pub fn ask(&self, settings: &Settings) -> Answer {
         // A queue of our own differs by profile: its slots are a setting.
         let profile = &settings.profile;
-        let key = format!(
-            "{} {} {} {}",
-            profile.system, profile.slots, profile.cores, profile.workers_per_job
-        );
+        let key =
+            format!("{} {} {} {}", profile.system, profile.slots, profile.cores, profile.workers_per_job);
         let key = if profile.system == "local" { key } else { profile.system.clone() };
         if let Some(known) = self.answers.borrow().get(&key) {
             return known.clone();

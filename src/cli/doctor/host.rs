@@ -53,11 +53,14 @@ pub fn clock(ground: &Ground) -> Finding {
     // What can't be written is another check's.
     let Ok(probe) = probe(place) else { return Finding::ok("it reads a time of this century") };
     let skew = apart(now, probe.written).saturating_sub(probe.took);
-    let found = format!("{} off the clock of whoever keeps {}", display_duration(whole(skew)), place.display());
+    let found =
+        format!("{} off the clock of whoever keeps {}", display_duration(whole(skew)), place.display());
     match skew {
-        _ if skew > WORST_SKEW => {
-            Finding::failed(Exit::Config, found, "set both clocks (NTP): hosts will refuse each other's certificates")
-        }
+        _ if skew > WORST_SKEW => Finding::failed(
+            Exit::Config,
+            found,
+            "set both clocks (NTP): hosts will refuse each other's certificates",
+        ),
         _ if skew > SKEW => Finding::warning(found, "set both clocks (NTP): times in logs will not agree"),
         _ => Finding::ok(format!("within {} of whoever keeps {}", display_duration(SKEW), place.display())),
     }

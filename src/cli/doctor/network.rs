@@ -34,13 +34,19 @@ pub fn address(ground: &Ground) -> Finding {
     for (key, wanted) in chosen(settings) {
         if !all.iter().any(|interface| is_called(interface, wanted)) {
             let origin = settings.origin(key).map_or(String::new(), |origin| format!(" of {origin}"));
-            let found = format!("`{key} = {wanted}`{origin} is no interface of this host; there are: {known}");
-            return Finding::failed(Exit::Config, found, format!("set `{key}` to one of them, or leave it empty"));
+            let found =
+                format!("`{key} = {wanted}`{origin} is no interface of this host; there are: {known}");
+            return Finding::failed(
+                Exit::Config,
+                found,
+                format!("set `{key}` to one of them, or leave it empty"),
+            );
         }
     }
     let reachable = |interface: &&Interface| !interface.address.is_loopback();
     if all.iter().any(|interface| reachable(&interface)) || stays_here(settings) {
-        let words: Vec<String> = chosen(settings).map(|(key, wanted)| format!("{key} is {wanted}; ")).collect();
+        let words: Vec<String> =
+            chosen(settings).map(|(key, wanted)| format!("{key} is {wanted}; ")).collect();
         return Finding::ok(format!("{}{known}", words.concat()));
     }
     Finding::warning(
@@ -63,9 +69,7 @@ pub fn connections(ground: &Ground) -> Finding {
     let good: Vec<&str> = tried.iter().filter(works).map(|(address, _)| host_of(address)).collect();
     let bad: Vec<String> = tried
         .iter()
-        .filter_map(|(address, outcome)| {
-            Some(format!("{}: {}", host_of(address), outcome.as_ref().err()?))
-        })
+        .filter_map(|(address, outcome)| Some(format!("{}: {}", host_of(address), outcome.as_ref().err()?)))
         .collect();
     let told_bad = if bad.is_empty() { String::new() } else { format!("; not {}", bad.join("; ")) };
     if good.is_empty() {
@@ -134,7 +138,8 @@ fn chosen(settings: &Settings) -> impl Iterator<Item = (&'static str, &str)> {
 }
 
 fn is_called(interface: &Interface, wanted: &str) -> bool {
-    interface.name == wanted || wanted.parse().is_ok_and(|address: std::net::IpAddr| address == interface.address)
+    interface.name == wanted
+        || wanted.parse().is_ok_and(|address: std::net::IpAddr| address == interface.address)
 }
 
 /// Whether all jobs run on this host, so that loopback is enough.

@@ -53,9 +53,11 @@ pub fn json_jq(ground: &Ground) -> Finding {
                 .advising(format!("type `jobq`, or put {dir} before it on PATH to type `jq up`"))
         }
         Ok(path) => Finding::ok(format!("{} is behind ours", path.display())),
-        Err(error) if ground.json_jq.as_ref().is_some_and(|named| !named.is_empty()) => {
-            Finding::failed(Exit::Config, error.message, format!("correct or unset {}", passthrough::OVERRIDE))
-        }
+        Err(error) if ground.json_jq.as_ref().is_some_and(|named| !named.is_empty()) => Finding::failed(
+            Exit::Config,
+            error.message,
+            format!("correct or unset {}", passthrough::OVERRIDE),
+        ),
         Err(_) => Finding::warning(
             "no JSON jq is on PATH: `jq FILTER` will not work",
             format!("install one (Debian: apt-get install jq), or name it in {}", passthrough::OVERRIDE),

@@ -79,7 +79,11 @@ pub fn room(ground: &Ground) -> Finding {
     let limits = &settings.limits;
     if room.bytes < LEAST_BYTES || inodes < LEAST_INODES {
         let least = format!("at least {} and {LEAST_INODES} files are needed", about_size(LEAST_BYTES));
-        return Finding::failed(Exit::Config, format!("{found}; {least}"), elsewhere(settings, "free some, or "));
+        return Finding::failed(
+            Exit::Config,
+            format!("{found}; {least}"),
+            elsewhere(settings, "free some, or "),
+        );
     }
     if room.bytes < limits.max_state_bytes || inodes < limits.max_state_inodes {
         let most = format!(

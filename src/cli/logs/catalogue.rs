@@ -82,7 +82,9 @@ impl Catalogue {
             names.extend(all.into_iter().filter(|name| !name.is_empty()));
         }
         let mut nearest = Vec::new();
-        while let Some(name) = nearest_word(word, names.iter().copied()).filter(|_| nearest.len() < SUGGESTIONS) {
+        while let Some(name) =
+            nearest_word(word, names.iter().copied()).filter(|_| nearest.len() < SUGGESTIONS)
+        {
             nearest.push(format!("`{name}`"));
             names.retain(|known| *known != name);
         }
