@@ -74,12 +74,15 @@ impl Cluster {
             ..VerdictRecord::default()
         };
         let file = dir.join(format!("verdict-{worker}-{ended}.toml"));
-        fs::write(file, toml::to_string(&verdict).unwrap()).unwrap();
+        // At once, as the supervisor does: half a verdict is one too.
+        let temporary = dir.join("being-written");
+        fs::write(&temporary, toml::to_string(&verdict).unwrap()).unwrap();
+        fs::rename(temporary, file).unwrap();
     }
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(support::jobq());
-        command.arg("logs").args(args).args(["--name", "winds"]).stdin(Stdio::null()).env_clear();
+        command.arg("logs").args(args).stdin(Stdio::null()).env_clear().env("JOBQ_CLUSTER", "winds");
         command.env("HOME", self.root.path()).env("XDG_CONFIG_DIRS", self.root.path());
         command.env("JOBQ_CFG_CLUSTER__STATE_DIR", self.state.root());
         command
@@ -187,7 +190,7 @@ fn a_huge_log_is_read_in_little_memory() {
     drop(file);
     let mut file = fs::OpenOptions::new().append(true).open(cluster.log(1)).unwrap();
     file.write_all(b"\nlast but one\nlast\n").unwrap();
-    let mut limited = |args: &str| {
+    let limited = |args: &str| {
         let script = format!("ulimit -v 1000000; \"$0\" logs a1 --name winds {args}");
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &script]).arg(support::jobq()).stdin(Stdio::null()).env_clear();

@@ -30,7 +30,11 @@ pub fn queue(ground: &Ground) -> Finding {
         profiles.push((chosen_name(settings), settings.clone(), Stake::Chosen));
     }
     if ground.site {
-        for wanted in ground.wanted() {
+        let is_here = |wanted: &Wanted| {
+            let programs = wanted.system.programs();
+            wanted.stake > Stake::BuiltIn || programs.iter().all(|program| ground.on_path(program).is_some())
+        };
+        for wanted in ground.wanted().into_iter().filter(is_here) {
             let known: Vec<String> = profiles.iter().map(|(name, ..)| name.clone()).collect();
             let others = wanted.profiles.into_iter().filter(|(name, _)| !known.contains(name));
             // The profile may be built in although somebody wrote another for the same system.
@@ -94,7 +98,7 @@ fn unanswered(name: &str, error: BatchError) -> Finding {
     let advice = match exit {
         Exit::TryAgain => "try again later; running clusters wait for it",
         Exit::Permission => "ask the site whether you may use it",
-        _ => "its own command above shows more",
+        _ => "set it up for this host, or use one where that command works",
     };
     Finding::failed(exit, format!("{name}: {message}"), advice)
 }

@@ -2,10 +2,10 @@
 
 use super::finding::{Finding, Verdict};
 use super::ground::{Ground, chosen_name};
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CliError, Exit};
 use crate::config::{Config, Layer, Settings};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Bits of a mode with which others may write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -14,7 +14,7 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 pub fn loads(ground: &Ground) -> Finding {
     let (config, settings) = match (&ground.config, &ground.settings) {
         (Ok(config), Ok(settings)) => (config, settings),
-        (Err(error), _) | (_, Err(error)) => return Finding::error(error.clone()),
+        (Err(error), _) | (_, Err(error)) => return wrong(error.clone()),
     };
     let own = Finding::ok(format!("{}; {}", files(ground), choice(settings)));
     let broken = broken_profiles(config, ground.site);
@@ -23,7 +23,7 @@ pub fn loads(ground: &Ground) -> Finding {
 
 /// The site's files: who may change what binds everybody.
 pub fn site_files(ground: &Ground) -> Finding {
-    let files: Vec<PathBuf> = ground.sources.site_dirs.iter().flat_map(files_of).collect();
+    let files: Vec<PathBuf> = ground.sources.site_dirs.iter().flat_map(|dir| files_of(dir)).collect();
     if files.is_empty() {
         let places: Vec<String> = ground
             .sources
@@ -36,7 +36,7 @@ pub fn site_files(ground: &Ground) -> Finding {
             "write one with `cluster.state_dir`, `profile.system`, [limits] and the site's profiles",
         );
     }
-    let mut findings: Vec<Finding> = files.iter().filter_map(unsafe_file).collect();
+    let mut findings: Vec<Finding> = files.iter().filter_map(|file| unsafe_file(file)).collect();
     let limits = ground.settings.as_ref().map_or(0, |settings| {
         let bound = |entry: &&crate::config::Entry| {
             entry.origin.layer == Layer::Site && entry.key.starts_with("limits.")
@@ -72,7 +72,7 @@ fn choice(settings: &Settings) -> String {
 fn broken_profiles(config: &Config, site: bool) -> Vec<Finding> {
     let unusable = |name: &str| {
         let error = config.settings(Some(name), &[]).err()?;
-        let finding = Finding::error(error);
+        let finding = wrong(CliError::from(error));
         let found = format!("profile {name} can't be used: {}", finding.found);
         let finding = Finding { found, ..finding };
         Some(if site { finding } else { finding.at_most_warning() })
@@ -80,8 +80,14 @@ fn broken_profiles(config: &Config, site: bool) -> Vec<Finding> {
     config.profiles().iter().filter_map(|profile| unusable(&profile.name)).collect()
 }
 
+/// The configuration's own words name the file, the line and the key.
+fn wrong(error: CliError) -> Finding {
+    let advice = if error.hint.is_empty() { "correct it there".to_owned() } else { error.hint.clone() };
+    Finding::error(error).advising(advice)
+}
+
 /// A directory's configuration and profiles.
-fn files_of(dir: &PathBuf) -> Vec<PathBuf> {
+fn files_of(dir: &Path) -> Vec<PathBuf> {
     let mut files = vec![dir.join("config.toml")];
     let profiles = std::fs::read_dir(dir.join("profiles")).into_iter().flatten();
     files.extend(profiles.filter_map(|entry| Some(entry.ok()?.path())));
@@ -90,7 +96,7 @@ fn files_of(dir: &PathBuf) -> Vec<PathBuf> {
     files
 }
 
-fn unsafe_file(file: &PathBuf) -> Option<Finding> {
+fn unsafe_file(file: &Path) -> Option<Finding> {
     let name = file.display();
     let meta = match std::fs::metadata(file) {
         Ok(meta) => meta,

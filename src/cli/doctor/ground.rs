@@ -225,9 +225,9 @@ pub fn nearest_existing(path: &Path) -> &Path {
 
 fn room(path: &Path) -> io::Result<Room> {
     let stat = statvfs(path)?;
-    let bytes = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
-    let counted = u64::from(stat.files()) > 0;
-    Ok(Room { bytes, inodes: counted.then(|| u64::from(stat.files_available())) })
+    let bytes = stat.blocks_available().saturating_mul(stat.fragment_size());
+    let counted = stat.files() > 0;
+    Ok(Room { bytes, inodes: counted.then(|| stat.files_available()) })
 }
 
 /// By the kernel's numbers (`statfs(2)`).

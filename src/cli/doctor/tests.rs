@@ -153,13 +153,7 @@ fn a_profile_that_nobody_chose_only_warns_unless_one_looks_as_the_site() {
     ground.site = true;
     assert_failed(&configuration::loads(&ground), Exit::Config, &["profile odd", "odd.toml:2"]);
     let chosen = configuration::loads(&machine.ground(Some("odd")));
-    assert_failed_without_advice(&chosen, &["odd.toml:2", "cores"]);
-}
-
-/// A message of the configuration's own says what to do already.
-fn assert_failed_without_advice(finding: &Finding, words: &[&str]) {
-    assert_eq!(finding.verdict, Verdict::Failed(Exit::Config), "{finding:?}");
-    assert_says(finding, words);
+    assert_failed(&chosen, Exit::Config, &["odd.toml:2", "cores", "correct it there"]);
 }
 
 #[test]
@@ -296,7 +290,8 @@ fn writing_syncing_and_linking_are_tried_and_leave_nothing() {
 fn too_little_room_fails_and_less_than_the_limits_warns() {
     let machine = Machine::new();
     let mut ground = machine.ground(None);
-    let looks: [(fn(&Path) -> std::io::Result<Room>, Verdict); 5] = [
+    type Look = fn(&Path) -> std::io::Result<Room>;
+    let looks: [(Look, Verdict); 5] = [
         (|_| Ok(Room { bytes: 1 << 40, inodes: Some(1 << 30) }), Verdict::Ok),
         (|_| Ok(Room { bytes: 1 << 40, inodes: None }), Verdict::Ok),
         (|_| Ok(Room { bytes: 1 << 20, inodes: Some(1 << 30) }), Verdict::Failed(Exit::Config)),
@@ -385,6 +380,16 @@ fn a_queue_that_can_never_take_the_profiles_jobs_fails_by_key() {
 }
 
 #[test]
+fn a_site_without_slurm_hears_nothing_of_its_queues() {
+    let machine = Machine::new();
+    let mut ground = machine.ground(None);
+    ground.site = true;
+    let found = batch::queue(&ground);
+    assert_ok(&found, &["profile local"]);
+    assert!(!found.found.contains("spice"), "{found:?}");
+}
+
+#[test]
 fn slots_of_the_local_queue_are_held_against_the_profile() {
     let machine = Machine::new();
     assert_ok(&batch::queue(&machine.ground(Some("local"))), &["profile local: queue `local`"]);
@@ -459,7 +464,8 @@ fn a_port_range_that_is_taken_is_told() {
 fn a_low_limit_of_open_files_is_told_in_peers() {
     let machine = Machine::new();
     let mut ground = machine.ground(None);
-    let looks: [(fn() -> std::io::Result<(u64, u64)>, Verdict); 5] = [
+    type Look = fn() -> std::io::Result<(u64, u64)>;
+    let looks: [(Look, Verdict); 5] = [
         (|| Ok((1024, 20_000)), Verdict::Ok),
         (|| Ok((1024, u64::MAX)), Verdict::Ok),
         (|| Ok((64, 64)), Verdict::Failed(Exit::Config)),

@@ -9,7 +9,7 @@ use crate::cli::exit::{CliError, Exit};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
-use tokio::signal::ctrl_c;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -20,14 +20,15 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// # Errors
 /// It can't be read. Ctrl-C is no error, but has its own exit.
 pub(super) async fn follow(log: &Log, lines: Option<u64>, context: &Context) -> Result<Exit, CliError> {
-    let mut interrupted = std::pin::pin!(ctrl_c());
+    // From now on, and not only from the first wait on it.
+    let mut interrupted = signal(SignalKind::interrupt())
+        .map_err(|error| CliError::internal(format!("Ctrl-C can't be listened for: {error}")))?;
     let mut follower = Follower { log, context, open: None, verdicts: 0 };
     follower.begin(lines)?;
     loop {
         follower.look()?;
         tokio::select! {
-            // Without a handler Ctrl-C ends us as well, only less nicely.
-            _ = &mut interrupted => return Ok(Exit::Interrupted),
+            _ = interrupted.recv() => return Ok(Exit::Interrupted),
             () = tokio::time::sleep(PAUSE) => {}
         }
     }
