@@ -139,6 +139,7 @@ impl BatchSystem for Local {
             nodes: 1,
             cores_per_node: report.slots.into(),
             memory_per_node: 0,
+            nodes_differ: false,
         }])
     }
 

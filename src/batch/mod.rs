@@ -188,6 +188,8 @@ pub struct QueueInfo {
     pub cores_per_node: u64,
     /// Bytes of its smallest node; 0 if unknown.
     pub memory_per_node: u64,
+    /// Its nodes are not alike: what the smallest can't hold may fit on another.
+    pub nodes_differ: bool,
 }
 
 /// What to ask about: the jobs `ids` of `user`. Systems that answer a query by user are filtered by the parser.

@@ -177,6 +177,9 @@ impl BatchSystem for Slurm {
             // A partition of unlike nodes may take several lines.
             match queues.iter_mut().find(|known| known.name == queue.name) {
                 Some(known) => {
+                    known.nodes_differ |= queue.nodes_differ
+                        || (known.cores_per_node, known.memory_per_node)
+                            != (queue.cores_per_node, queue.memory_per_node);
                     known.nodes += queue.nodes;
                     known.cores_per_node = known.cores_per_node.min(queue.cores_per_node);
                     known.memory_per_node = known.memory_per_node.min(queue.memory_per_node);
@@ -366,6 +369,7 @@ fn queue(columns: &[&str]) -> Option<QueueInfo> {
         nodes: number(nodes),
         cores_per_node: number(cores),
         memory_per_node: number(memory) << 20,
+        nodes_differ: cores.trim().ends_with('+') || memory.trim().ends_with('+'),
     })
 }
 

@@ -8,11 +8,15 @@ mod cancel;
 mod config;
 pub mod connect;
 mod context;
+mod doctor;
 mod down;
 pub mod environment;
 mod exit;
+mod fit;
 mod help;
 mod inputs;
+mod live;
+mod logs;
 mod ls;
 mod output;
 mod passthrough;
@@ -20,6 +24,7 @@ mod queues;
 mod result;
 mod roles;
 mod scale;
+mod scratch;
 mod status;
 pub mod task_flags;
 mod tasks;
@@ -79,8 +84,12 @@ verbs! {
     "example-data" => ExampleData(example_data),
     /// Show every setting in force, and where it came from
     "config" => Config(config),
-    /// List the profiles that --queue can pick
+    /// List the profiles that --queue can pick, and check one against its batch system
     "queues" => Queues(queues),
+    /// Print the logs of the scheduler, of allocations and of workers
+    "logs" => Logs(logs),
+    /// Look whether everything that jobq needs is there, and say what to do where it isn't
+    "doctor" => Doctor(doctor),
     /// Explain a verb
     "help" => Help(help),
     /// Print the version

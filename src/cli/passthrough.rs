@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Names the JSON processor by path.
-const OVERRIDE: &str = "JOBQ_JSON_JQ";
+pub(super) const OVERRIDE: &str = "JOBQ_JSON_JQ";
 
 /// The programs (`device:inode`, with commas) that were asked on the way here: copies of ours, and wrappers that
 /// look `jq` up on PATH again. Each is asked once, so no loop is possible.
@@ -59,7 +59,7 @@ pub(super) fn consider(args: &[OsString]) -> Verdict {
 fn become_json_jq(args: &[OsString]) -> CliError {
     let mut asked = asked_before();
     asked.extend(our_own());
-    let (target, identity) = match find(&asked) {
+    let (target, identity) = match find(&asked, env::var_os(OVERRIDE), env::var_os("PATH")) {
         Ok(found) => found,
         Err(error) => return error,
     };
@@ -96,9 +96,18 @@ fn identity(path: &Path) -> Option<Identity> {
     std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
-fn find(asked: &[Identity]) -> Result<(PathBuf, Identity), CliError> {
+/// The JSON jq that these values of `JOBQ_JSON_JQ` and `PATH` lead to.
+pub(super) fn json_jq(named: Option<OsString>, search: Option<OsString>) -> Result<PathBuf, CliError> {
+    find(&our_own(), named, search).map(|(path, _)| path)
+}
+
+fn find(
+    asked: &[Identity],
+    named: Option<OsString>,
+    search: Option<OsString>,
+) -> Result<(PathBuf, Identity), CliError> {
     let none = |message: String| CliError::new(Exit::NoJsonJq, message);
-    if let Some(path) = env::var_os(OVERRIDE).filter(|p| !p.is_empty()) {
+    if let Some(path) = named.filter(|p| !p.is_empty()) {
         let path = with_slash(PathBuf::from(path));
         return match identity(&path) {
             None => Err(none(format!("{OVERRIDE} names {}, which isn't there", path.display()))),
@@ -108,7 +117,7 @@ fn find(asked: &[Identity]) -> Result<(PathBuf, Identity), CliError> {
             Some(found) => Ok((path, found)),
         };
     }
-    let search = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    let search = search.unwrap_or_else(|| DEFAULT_PATH.into());
     for directory in env::split_paths(&search) {
         let candidate = with_slash(directory.join("jq"));
         if let Some(found) = identity(&candidate).filter(|i| !asked.contains(i))

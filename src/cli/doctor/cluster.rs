@@ -1,0 +1,116 @@
+//! The cluster that the flags name, if it is up.
+
+use super::finding::Finding;
+use super::ground::{Ground, is_program};
+use crate::cli::connect::{block_on, client_of};
+use crate::cli::exit::{CliError, Exit};
+use crate::protocol::{Reply, Request, StatusReport};
+use crate::scheduler::spec::ClusterSpec;
+use crate::state::{Contact, StateDir, StateError, lease};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// For connecting and one question.
+const PATIENCE: Duration = Duration::from_secs(10);
+const OUR_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Whether its scheduler answers, is of our version, and starts jobs with a program that is there.
+pub fn scheduler(ground: &Ground) -> Finding {
+    let settings = match ground.settings() {
+        Ok(settings) => settings,
+        Err(finding) => return finding,
+    };
+    let (name, root) = (&ground.cluster, &settings.cluster.state_dir);
+    let contact = StateDir::open(root, name).and_then(|state| Ok((state.read_contact()?, state)));
+    let (contact, state) = match contact {
+        Ok((Some(contact), state)) => (contact, state),
+        Ok((None, _)) => return Finding::ok(format!("cluster {name} is not up")),
+        Err(StateError::NoSuchCluster { .. }) => return Finding::ok(format!("there is no cluster {name}")),
+        Err(error) => return Finding::error(error),
+    };
+    match block_on(ask(state.clone())) {
+        Ok(report) => Finding::worst(vec![
+            Finding::ok(alive(name, &contact, &report)),
+            versions(&contact),
+            program(&state),
+            trouble(&report),
+        ]),
+        Err(error) => dead(&state, &contact, error),
+    }
+}
+
+async fn ask(state: StateDir) -> Result<StatusReport, CliError> {
+    let question = async {
+        let mut client = client_of(state).await?;
+        match client.call(Request::Status).await? {
+            Reply::Status(report) => Ok(*report),
+            other => Err(CliError::from(crate::client::unexpected(&other))),
+        }
+    };
+    tokio::time::timeout(PATIENCE, question).await.unwrap_or_else(|_| {
+        Err(CliError::unavailable(format!("the scheduler gives no answer within {} s", PATIENCE.as_secs())))
+    })
+}
+
+fn alive(name: &str, contact: &Contact, report: &StatusReport) -> String {
+    let address = contact.addresses.first().map_or("?", String::as_str);
+    format!(
+        "cluster {name} is up on {} ({address}), {} of {} workers connected",
+        contact.host, report.connected, report.target
+    )
+}
+
+fn versions(contact: &Contact) -> Finding {
+    if contact.version == OUR_VERSION {
+        return Finding::ok(format!("version {OUR_VERSION} on both sides"));
+    }
+    Finding::warning(
+        format!("its scheduler is version {}, this program {OUR_VERSION}", contact.version),
+        "use the program that brought it up, or bring it down and up again",
+    )
+}
+
+/// The program that its next jobs will start.
+fn program(state: &StateDir) -> Finding {
+    let exe = state.read_cluster().ok().flatten().and_then(|file| file.spec_as::<ClusterSpec>().ok());
+    let exe: PathBuf = exe.map(|spec| spec.exe).unwrap_or_default();
+    if exe.as_os_str().is_empty() || is_program(&exe) {
+        return Finding::ok("");
+    }
+    Finding::failed(
+        Exit::Config,
+        format!("its jobs start {}, which is not an executable file any more", exe.display()),
+        "put the program back, or `up --replace` with the new one",
+    )
+}
+
+fn trouble(report: &StatusReport) -> Finding {
+    if report.stopped {
+        let found = "too many of its allocations ended without a worker, so it asks for no more";
+        return Finding::warning(found, "`logs` shows theirs");
+    }
+    if report.batch_trouble.is_empty() {
+        return Finding::ok("");
+    }
+    Finding::warning(format!("its batch system gives it trouble: {}", report.batch_trouble), "")
+}
+
+/// No answer: whether its process is known to be gone decides what to do.
+fn dead(state: &StateDir, contact: &Contact, error: CliError) -> Finding {
+    let seen = lease::look(state.path()).ok().flatten();
+    let gone = seen.is_none_or(|seen| seen.released || seen.holder_is_gone());
+    let process = format!("process {} on {}", contact.pid, contact.host);
+    if gone {
+        let found = format!("the scheduler of cluster {} ({process}) is dead", state.name());
+        return Finding::failed(
+            error.exit,
+            found,
+            "`up` brings it up again; `logs scheduler` tells how it ended",
+        );
+    }
+    Finding::failed(
+        error.exit,
+        format!("{} ({process})", error.message),
+        "it may live: look at that host, and at the way there (firewall, another network)",
+    )
+}
