@@ -198,7 +198,6 @@ fn cluster_of(machine: &Machine, state: &StateDir) -> ClusterSpec {
         work_dir: machine.path("home"),
         template_dir: PathBuf::new(),
         insecure: false,
-        template_dir: PathBuf::new(),
         settings: load(&sources).unwrap().settings(Some("local"), &[]).unwrap(),
     };
     let id = state.identity(Role::Admin).unwrap().cluster_id();

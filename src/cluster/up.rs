@@ -56,7 +56,7 @@ pub struct Wish {
 pub enum Brought {
     Started,
     /// Its scheduler was dead; this is what was lost with it.
-    Afresh(Remains, Contact),
+    Afresh(Box<(Remains, Contact)>),
     WasUp,
 }
 
@@ -78,7 +78,7 @@ pub async fn bring_up(state: &StateDir, wish: &Wish) -> Result<(Client, Brought)
             Liveness::Dead(contact) => {
                 let lost = remains(state)?;
                 clear_away(state, old, contact.epoch).await?;
-                return Ok((start(state, wish).await?, Brought::Afresh(lost, contact)));
+                return Ok((start(state, wish).await?, Brought::Afresh(Box::new((lost, contact)))));
             }
             Liveness::Down => {}
         }

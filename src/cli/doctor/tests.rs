@@ -526,7 +526,6 @@ fn a_cluster_whose_scheduler_died_is_told() {
         work_dir: machine.path("home"),
         template_dir: PathBuf::new(),
         insecure: false,
-        environment: Vec::new(),
         settings: ground.settings.clone().unwrap(),
     };
     state.write_cluster(&ClusterFile::new("winds", id, 0, &spec).unwrap()).unwrap();

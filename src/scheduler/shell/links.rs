@@ -57,11 +57,11 @@ impl Peers {
         self.peers.contains_key(&id)
     }
 
-    pub fn to_worker(&mut self, id: PeerId, message: ToWorker, after: Option<JournalSeq>) {
+    pub fn tell_worker(&mut self, id: PeerId, message: ToWorker, after: Option<JournalSeq>) {
         self.queue(id, Letter::Worker(message), after);
     }
 
-    pub fn to_client(&mut self, id: PeerId, message: ToClient, after: Option<JournalSeq>) {
+    pub fn tell_client(&mut self, id: PeerId, message: ToClient, after: Option<JournalSeq>) {
         self.queue(id, Letter::Client(message), after);
     }
 

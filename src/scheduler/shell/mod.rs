@@ -319,8 +319,8 @@ impl Shell {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Persist { seq, record } => self.persist(seq, &record),
-            Action::ToWorker { peer, message, after } => self.peers.to_worker(peer, message, after),
-            Action::ToClient { peer, message, after } => self.peers.to_client(peer, message, after),
+            Action::ToWorker { peer, message, after } => self.peers.tell_worker(peer, message, after),
+            Action::ToClient { peer, message, after } => self.peers.tell_client(peer, message, after),
             Action::Close { peer, reason } => {
                 info!("link {} is closed: {reason}", peer.0);
                 // What was said to it still goes out.
