@@ -1,7 +1,7 @@
 //! Computes a whole graph in this process: with the core and the runners of a worker, and no cluster.
 //!
 //! What the scheduler is to a worker, this module is to the core: it hands out tasks whose dependencies are done, in
-//! an order that keeps few values alive ([`order`]), frees each value once nothing needs it, and ends everything at
+//! an order that keeps few values alive (`order`), frees each value once nothing needs it, and ends everything at
 //! the first task that fails for good.
 
 mod commands;
