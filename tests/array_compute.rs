@@ -172,8 +172,9 @@ fn results_of_reductions_go_on_in_expressions_broadcast_by_name() {
     }
     assert_eq!(result.dims("anomaly"), ["time", "height", "latitude", "longitude"]);
     assert_eq!(result.numbers("time"), joined(&paths, "time"));
-    let spread = each3(&|h, y, x| match series(h, y, x) {
-        (n, _, m2) => m2 / n,
+    let spread = each3(&|h, y, x| {
+        let (n, _, m2) = series(h, y, x);
+        m2 / n
     });
     assert_near(&result.numbers("spread"), &spread, 1e-4, "spread");
     let level: Vec<f64> = (0..heights)

@@ -364,7 +364,7 @@ fn joined_variable(first: &Variable, join: Option<usize>, files: &[Opened]) -> J
         dtype: first.dtype,
         dims: first.dims.clone(),
         attributes: first.attributes.clone(),
-        decoded: decode(first.dtype, &first.fill, &first.attributes),
+        decoded: decode(first.dtype, &first.attributes),
         chunk,
         filters,
         stored_nbytes: stored.sum(),

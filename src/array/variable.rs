@@ -5,18 +5,15 @@ use crate::format::{AttrValue, Attribute, DType};
 use crate::kernels::program::Decode;
 
 /// How a variable's elements become numbers, and of which type; `None` for text.
-pub(super) fn decode(dtype: DType, fill: &[u8], attributes: &[Attribute]) -> Option<(Decode, Numeric)> {
+pub(super) fn decode(stored: DType, attributes: &[Attribute]) -> Option<(Decode, Numeric)> {
     let get = |name: &str| attributes.iter().find(|a| a.name == name).map(|a| &a.value);
-    let dtype = as_unsigned(dtype, get("_Unsigned"));
+    let dtype = as_unsigned(stored, get("_Unsigned"));
     if matches!(dtype, DType::Char | DType::String) {
         return None;
     }
-    let mut missing = Vec::new();
-    if get("_FillValue").is_some() {
-        missing.extend_from_slice(fill);
-    }
-    if let Some(value) = get("missing_value") {
-        for element in elements(value, dtype) {
+    let mut missing: Vec<u8> = Vec::new();
+    for value in ["_FillValue", "missing_value"].into_iter().filter_map(get) {
+        for element in elements(value, stored) {
             if !missing.chunks(dtype.size()).any(|known| known == element) {
                 missing.extend(element);
             }
@@ -142,10 +139,10 @@ mod tests {
         ] {
             let attributes: Vec<Attribute> =
                 attributes.into_iter().map(|(name, value)| attribute(name, value)).collect();
-            let (_, numeric) = decode(dtype, &vec![0; dtype.size()], &attributes).unwrap();
+            let (_, numeric) = decode(dtype, &attributes).unwrap();
             assert_eq!(numeric, expected, "{dtype:?} {attributes:?}");
         }
-        assert!(decode(DType::Char, &[0], &[]).is_none());
+        assert!(decode(DType::Char, &[]).is_none());
     }
 
     #[test]
@@ -154,10 +151,16 @@ mod tests {
             attribute("_FillValue", AttrValue::Ints(DType::I16, vec![-1])),
             attribute("missing_value", AttrValue::Floats(DType::F64, vec![-1.0, 99.0, 1e9, 0.5])),
         ];
-        let (decoded, _) = decode(DType::I16, &(-1i16).to_le_bytes(), &attributes).unwrap();
+        let (decoded, _) = decode(DType::I16, &attributes).unwrap();
         assert_eq!(decoded.missing, [0xff, 0xff, 99, 0]);
+        let unsigned = [
+            attribute("_FillValue", AttrValue::Ints(DType::I8, vec![-1])),
+            attribute("_Unsigned", AttrValue::Text("true".into())),
+        ];
+        let (decoded, _) = decode(DType::I8, &unsigned).unwrap();
+        assert_eq!((decoded.dtype, &decoded.missing[..]), (DType::U8, &[255][..]));
         let huge = [attribute("missing_value", AttrValue::Floats(DType::F64, vec![1e20]))];
-        let (decoded, _) = decode(DType::F32, &[], &huge).unwrap();
+        let (decoded, _) = decode(DType::F32, &huge).unwrap();
         assert_eq!(decoded.missing, 1e20f32.to_le_bytes());
     }
 }

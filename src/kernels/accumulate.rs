@@ -3,7 +3,7 @@
 //!
 //! Moments are summed as differences from the first value that a cell saw, which can't cancel badly: that value is
 //! one of the sample, so the sum of squares about it is at most n + 1 times that about the mean. Windows of
-//! [`WINDOW_ROWS`] values are folded into (n, mean, M2) by Chan, Golub and LeVeque's formula ("Updating formulae
+//! `WINDOW_ROWS` values are folded into (n, mean, M2) by Chan, Golub and LeVeque's formula ("Updating formulae
 //! and a pairwise algorithm for computing sample variances", 1979), as are the states of partial tasks.
 
 use super::program::Slice;
@@ -103,8 +103,8 @@ impl Accumulator {
                 let [n, sum] = &mut self.columns[..] else { return };
                 for ((n, sum), x) in n[cells.clone()].iter_mut().zip(&mut sum[cells]).zip(values) {
                     let x: f64 = (*x).into();
-                    *sum += if x == x { x } else { 0.0 };
-                    *n += if x == x { 1.0 } else { 0.0 };
+                    *sum += if x.is_nan() { 0.0 } else { x };
+                    *n += if x.is_nan() { 0.0 } else { 1.0 };
                 }
             }
             Kept::Moments => {
@@ -116,11 +116,11 @@ impl Accumulator {
                 {
                     let x: f64 = (*x).into();
                     let from = if *n == 0.0 { x } else { *origin };
-                    let difference = if x == x { x - from } else { 0.0 };
+                    let difference = if x.is_nan() { 0.0 } else { x - from };
                     *origin = from;
                     *sum += difference;
                     *squares += difference * difference;
-                    *n += if x == x { 1.0 } else { 0.0 };
+                    *n += if x.is_nan() { 0.0 } else { 1.0 };
                 }
             }
             Kept::Min => {
@@ -246,8 +246,8 @@ fn sums<T: Copy + Into<f64>>(values: &[T], origin: f64) -> [f64; 3] {
     let (mut n, mut sum, mut squares) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
     let mut add = |lane: usize, x: T| {
         let x: f64 = x.into();
-        let difference = if x == x { x - origin } else { 0.0 };
-        n[lane] += if x == x { 1.0 } else { 0.0 };
+        let difference = if x.is_nan() { 0.0 } else { x - origin };
+        n[lane] += if x.is_nan() { 0.0 } else { 1.0 };
         sum[lane] += difference;
         squares[lane] += difference * difference;
     };

@@ -61,7 +61,7 @@ fn angle(y: f64, x: f64, right: f64, series: impl Fn(f64) -> f64) -> f64 {
     let quadrant = if ay > ax { right - octant } else { octant };
     let half = if x.is_sign_negative() { 2.0 * right - quadrant } else { quadrant };
     let signed = half.copysign(y);
-    if x == x && y == y { signed } else { f64::NAN }
+    if x.is_nan() || y.is_nan() { f64::NAN } else { signed }
 }
 
 /// atan(t)/t, good for f32, of z = t*t.

@@ -208,7 +208,7 @@ impl Cache {
             None => {
                 // Two threads may read the same metadata at once; the second to finish finds them kept.
                 let dataset = Arc::new(hdf5::open(&*file)?);
-                keep(&self.datasets, stamp, &dataset, |dataset| weight(dataset), CACHED_CHUNKS);
+                keep(&self.datasets, stamp, &dataset, weight, CACHED_CHUNKS);
                 dataset
             }
         };

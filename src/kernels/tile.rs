@@ -83,9 +83,26 @@ fn check_tile(stage: &Stage, tile: u64) -> Result<(), KernelError> {
     Err(KernelError::new(format!("an array stage has no tile {tile}")))
 }
 
+/// Bytes read for a block, which are used again for the next one, or a part of a tile that others share.
+enum Buffer {
+    Own(Vec<u8>),
+    Shared(Bytes),
+}
+
+impl std::ops::Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Buffer::Own(bytes) => bytes,
+            Buffer::Shared(bytes) => bytes,
+        }
+    }
+}
+
 /// An operand's cells within the box that is worked on.
 struct Loaded {
-    bytes: Bytes,
+    bytes: Buffer,
     /// The element of the box's first cell.
     base: usize,
     follower: Follower,
@@ -101,6 +118,8 @@ struct Task<'a> {
     tile: u64,
     /// For each operand that comes from tiles: all its cells that this tile needs.
     gathered: Vec<Option<Bytes>>,
+    /// Buffers of blocks that are done.
+    spare: RefCell<Vec<Vec<u8>>>,
 }
 
 impl<'a> Task<'a> {
@@ -108,7 +127,8 @@ impl<'a> Task<'a> {
         check_tile(stage, tile)?;
         let files = Files::new(&stage.files);
         let (start, count) = stage.tile_box(tile);
-        let mut task = Task { stage, files, start, count, tile, gathered: Vec::new() };
+        let mut task =
+            Task { stage, files, start, count, tile, gathered: Vec::new(), spare: RefCell::default() };
         task.gathered = task.gather(inputs)?;
         Ok(task)
     }
@@ -180,7 +200,7 @@ impl<'a> Task<'a> {
         for (number, operand) in self.stage.operands.iter().enumerate() {
             let pick = |of: &[u64]| -> Vec<u64> { operand.dims.iter().map(|dim| of[*dim]).collect() };
             let nothing = || Loaded {
-                bytes: Bytes::new(),
+                bytes: Buffer::Own(Vec::new()),
                 base: 0,
                 follower: Follower { steps: vec![0; extent.len()] },
                 decode: Decode::plain(Lane::F32),
@@ -188,13 +208,13 @@ impl<'a> Task<'a> {
             loaded.push(match &operand.from {
                 _ if !used.contains(&number) => nothing(),
                 From::Files(source) => {
-                    let mut bytes = Vec::new();
+                    let mut bytes = self.spare.borrow_mut().pop().unwrap_or_default();
                     let (start, count) = (pick(start), pick(count));
                     SCRATCH.with_borrow_mut(|(scratch, _)| {
                         source.read(&self.files, (&start, &count), scratch, &mut bytes)
                     })?;
                     let follower = Follower::dense(&extent, &operand.dims);
-                    Loaded { bytes: bytes.into(), base: 0, follower, decode: source.decode.clone() }
+                    Loaded { bytes: Buffer::Own(bytes), base: 0, follower, decode: source.decode.clone() }
                 }
                 From::Tiles { lane, .. } => {
                     // The gathered array covers this task's whole box, of which this may be a block.
@@ -203,7 +223,7 @@ impl<'a> Task<'a> {
                     let base = (0..start.len())
                         .map(|dim| (start[dim] - self.start[dim]) as usize * follower.steps[dim])
                         .sum();
-                    let bytes = self.gathered[number].clone().unwrap_or_default();
+                    let bytes = Buffer::Shared(self.gathered[number].clone().unwrap_or_default());
                     Loaded { bytes, base, follower, decode: Decode::plain(*lane) }
                 }
             });
@@ -232,6 +252,11 @@ impl<'a> Task<'a> {
                     if nest.reduces_runs() { state.add_run(at, values) } else { state.add_row(at, values) }
                 }
             });
+            let spare = loaded.into_iter().filter_map(|l| match l.bytes {
+                Buffer::Own(bytes) if bytes.capacity() > 0 => Some(bytes),
+                _ => None,
+            });
+            self.spare.borrow_mut().extend(spare);
         }
         Ok(states)
     }
@@ -247,7 +272,7 @@ impl<'a> Task<'a> {
         for (kept, reduction) in stage.reduce.iter().flat_map(|reduce| &reduce.reductions) {
             let numbers = states[*kept].finish(*reduction);
             loaded.push(Loaded {
-                bytes: numbers.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into(),
+                bytes: Buffer::Own(numbers.iter().flat_map(|x| x.to_le_bytes()).collect()),
                 base: 0,
                 follower: Follower::dense(&extent, &stage.kept),
                 decode: Decode::plain(Lane::F64),
@@ -409,8 +434,8 @@ fn store<T: Copy + Into<f64>>(dtype: DType, fill: &[u8], out: &mut [u8], values:
         };
     }
     match dtype {
-        DType::F32 => each((fill, out, values), |x| (x == x).then(|| (x as f32).to_le_bytes())),
-        DType::F64 => each((fill, out, values), |x| (x == x).then(|| x.to_le_bytes())),
+        DType::F32 => each((fill, out, values), |x| (!x.is_nan()).then(|| (x as f32).to_le_bytes())),
+        DType::F64 => each((fill, out, values), |x| (!x.is_nan()).then(|| x.to_le_bytes())),
         DType::I8 => integer!(i8),
         DType::I16 => integer!(i16),
         DType::I32 => integer!(i32),

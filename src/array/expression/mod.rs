@@ -117,7 +117,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 }
 
 /// `: did you mean 'x'?` or what there is to choose from.
-pub(crate) fn suggestion<'a>(word: &str, candidates: &[&'a str], what: &str) -> String {
+pub(crate) fn suggestion(word: &str, candidates: &[&str], what: &str) -> String {
     /// More names than this don't help anybody.
     const MOST_LISTED: usize = 12;
     match nearest(word, candidates.iter().copied()) {
