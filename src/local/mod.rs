@@ -1,12 +1,13 @@
 //! Computes a whole graph in this process: with the core and the runners of a worker, and no cluster.
 //!
 //! What the scheduler is to a worker, this module is to the core: it hands out tasks whose dependencies are done, in
-//! an order that keeps few values alive ([`order`]), frees each value once nothing needs it, and ends everything at
+//! an order that keeps few values alive (`order`), frees each value once nothing needs it, and ends everything at
 //! the first task that fails for good.
 
 mod commands;
 mod order;
 
+use crate::config::about_size;
 use crate::graph::{Columns, Graph, GraphId, Op, Resources, TaskId, Value};
 use crate::kernels;
 use crate::protocol::{
@@ -91,7 +92,7 @@ impl Host {
             return Some((format!("{} cores", needs.cores), self.threads.to_string()));
         }
         if self.memory > 0 && needs.memory > self.memory {
-            return Some((format!("{} bytes of memory", needs.memory), self.memory.to_string()));
+            return Some((format!("{} of memory", about_size(needs.memory)), about_size(self.memory)));
         }
         let has = |name: &str| self.named.iter().find(|(n, _)| n == name).map_or(0, |(_, count)| *count);
         let (name, count) = needs.named.iter().find(|(name, count)| *count > has(name))?;
