@@ -1,7 +1,7 @@
 //! Whole graphs of small kernels and real commands, computed in this process.
 
 use super::*;
-use crate::graph::{Builder, CommandResult, CommandSpec, EnvSource, OutputSpec};
+use crate::graph::{Builder, CommandResult, CommandSpec, EnvSource, OutputSpec, Resources};
 use crate::kernels::{Call, Kernel, KernelError};
 use proptest::prelude::*;
 use std::path::Path;
