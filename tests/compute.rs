@@ -279,7 +279,7 @@ fn started(command: &mut Command) -> std::io::Result<Output> {
 fn what_may_not_be_read_or_written_is_a_matter_of_permission() {
     let study = Study::new();
     let program = copied_program(&study);
-    fs::set_permissions(&study.inputs[1], fs::Permissions::from_mode(0o0)).unwrap();
+    fs::set_permissions(&study.inputs[1], fs::Permissions::from_mode(0o000)).unwrap();
     fs::create_dir(study.path("closed")).unwrap();
     fs::set_permissions(study.path("closed"), fs::Permissions::from_mode(0o500)).unwrap();
     fs::create_dir(study.path("open")).unwrap();

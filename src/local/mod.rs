@@ -5,13 +5,16 @@
 //! the first task that fails for good.
 
 mod commands;
+mod host;
 mod order;
 
-use crate::graph::{Columns, Graph, GraphId, Op, Resources, TaskId, Value};
+pub use host::Host;
+
+use crate::graph::{Columns, Graph, GraphId, Op, TaskId, Value};
 use crate::kernels;
 use crate::protocol::{
-    AllocationId, Assignment, Completion, Counts, Epoch, ErrorKind, Execution, FromWorker, Outcome,
-    Registration, Source, TaskError, ToWorker, WorkerId, WorkerIndex,
+    Assignment, Completion, Counts, Epoch, ErrorKind, Execution, FromWorker, Outcome, Source, TaskError,
+    ToWorker, WorkerIndex,
 };
 use crate::worker::core::{Action, Core, Event, Input, WorkerConfig};
 use crate::worker::run::kernel::Lookup;
@@ -37,17 +40,6 @@ const ASSIGNED_PER_THREAD: usize = 2;
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const NO_HEARTBEAT_MS: u64 = 365 * 24 * 3600 * 1000;
 
-/// What this computation may use of the host.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Host {
-    /// Cores that running tasks take together, and threads for kernels; at least 1.
-    pub threads: u32,
-    /// Bytes that running tasks may ask for together; 0: not limited.
-    pub memory: u64,
-    /// Other things that tasks may ask for, such as `gpu`.
-    pub named: Vec<(String, u32)>,
-}
-
 /// Why a graph has no values.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
@@ -71,39 +63,6 @@ pub enum LocalError {
     Foreign,
     #[error("threads for kernels can't be started: {0} (ulimit -u)")]
     Threads(io::Error),
-}
-
-impl Host {
-    /// That many threads (at least one), and this machine's whole memory.
-    pub fn with_threads(threads: usize) -> Host {
-        let threads = u32::try_from(threads.max(1)).unwrap_or(u32::MAX);
-        Host { threads, memory: physical_memory().unwrap_or(0), named: Vec::new() }
-    }
-
-    /// As many threads as this process may use cores.
-    pub fn here() -> Host {
-        Host::with_threads(std::thread::available_parallelism().map_or(1, usize::from))
-    }
-
-    /// What of that the host doesn't have, and what it has.
-    fn lacks(&self, needs: &Resources) -> Option<(String, String)> {
-        if needs.cores > self.threads {
-            return Some((format!("{} cores", needs.cores), self.threads.to_string()));
-        }
-        if self.memory > 0 && needs.memory > self.memory {
-            return Some((format!("{} bytes of memory", needs.memory), self.memory.to_string()));
-        }
-        let has = |name: &str| self.named.iter().find(|(n, _)| n == name).map_or(0, |(_, count)| *count);
-        let (name, count) = needs.named.iter().find(|(name, count)| *count > has(name))?;
-        Some((format!("{name}={count}"), has(name).to_string()))
-    }
-}
-
-/// Bytes of memory that this machine has.
-fn physical_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// Runs every task of the graph; returns the values of those that are wanted, in their order. `progress` is told the
@@ -192,7 +151,7 @@ impl<'a> Run<'a> {
             most_held: 0,
             counts: Counts { waiting: n as u64, ..Counts::default() },
             failure: None,
-            core: Core::new(WorkerConfig { registration: registration(host), death_timeout: NEVER }, 0),
+            core: Core::new(WorkerConfig { registration: host.registration(), death_timeout: NEVER }, 0),
             messages: Vec::new(),
             most_assigned: ASSIGNED_PER_THREAD * threads,
             // Part of the names of temporary outputs: of this process alone.
@@ -502,23 +461,6 @@ fn refuse(columns: &Columns, names: &HashMap<u32, &str>, host: &Host) -> Result<
 fn task_name(names: &HashMap<u32, &str>, task: u32) -> String {
     let number = || format!("task {}", u64::from(task) + 1);
     names.get(&task).map_or_else(number, |name| (*name).to_owned())
-}
-
-fn registration(host: &Host) -> Registration {
-    Registration {
-        id: WorkerId { name: "local".to_owned(), incarnation: 0 },
-        allocation: AllocationId(0),
-        host: String::new(),
-        pid: std::process::id(),
-        addresses: Vec::new(),
-        cores: host.threads.max(1),
-        memory: host.memory,
-        named: host.named.clone(),
-        deadline_unix: 0,
-        holds: Vec::new(),
-        runs: Vec::new(),
-        completions: Vec::new(),
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Whole graphs of small kernels and real commands, computed in this process.
 
 use super::*;
-use crate::graph::{Builder, CommandResult, CommandSpec, EnvSource, OutputSpec};
+use crate::graph::{Builder, CommandResult, CommandSpec, EnvSource, OutputSpec, Resources};
 use crate::kernels::{Call, Kernel, KernelError};
 use proptest::prelude::*;
 use std::path::Path;
@@ -211,7 +211,7 @@ fn what_fits_runs_at_the_same_time_and_what_does_not_fit_waits() {
 fn what_never_fits_is_refused_before_anything_runs() {
     for (resources, message) in [
         (Resources { cores: 3, ..Resources::default() }, "task 2 (mix) needs 3 cores, and there is only 2"),
-        (Resources { memory: 2000, ..Resources::default() }, "task 2 (mix) needs 2000 bytes of memory"),
+        (Resources { memory: 2000, ..Resources::default() }, "task 2 (mix) needs 1.95 KiB of memory"),
         (Resources { named: vec![("gpu".to_owned(), 2)], ..Resources::default() }, "needs gpu=2"),
     ] {
         let mut builder = Builder::new();
