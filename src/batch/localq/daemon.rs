@@ -104,7 +104,8 @@ async fn run(spool: Spool) -> io::Result<()> {
     let (asked, mut questions) = mpsc::channel::<Asked>(64);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut daemon = Daemon::adopt(spool, exits)?;
-    let listener = listen(daemon.spool.dir())?;
+    let dir = std::fs::File::open(daemon.spool.dir())?;
+    let listener = listen(&dir)?;
     say(READY)?;
     // Whoever started us reads to the end of our stdout.
     nix::unistd::dup2_stdout(std::fs::File::open("/dev/null")?)?;
@@ -141,8 +142,9 @@ async fn run(spool: Spool) -> io::Result<()> {
             }
         }
     }
-    // Before the lock goes: a client that comes now starts the next daemon. Missing only if somebody removed it.
-    let _ = std::fs::remove_file(daemon.spool.dir().join("socket"));
+    // Before the lock goes: a client that comes now starts the next daemon. By the directory's descriptor: somebody may
+    // have removed it, and made a new queue of the same name.
+    let _ = std::fs::remove_file(socket_path(&dir));
     Ok(())
 }
 
@@ -155,13 +157,12 @@ async fn sleep_until(wake: Option<Instant>) {
 }
 
 /// Under the lock, so a socket that is there belongs to a daemon that is gone.
-fn listen(dir: &Path) -> io::Result<UnixListener> {
-    match std::fs::remove_file(dir.join("socket")) {
+fn listen(dir: &std::fs::File) -> io::Result<UnixListener> {
+    match std::fs::remove_file(socket_path(dir)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let dir = std::fs::File::open(dir)?;
-    UnixListener::bind(socket_path(&dir))
+    UnixListener::bind(socket_path(dir))
 }
 
 /// One client: a line in, a line out.
