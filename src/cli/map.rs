@@ -6,11 +6,10 @@ use super::connect::{block_on_interruptible, client};
 use super::exit::{CliError, Exit};
 use super::submit::{command, resolve};
 use super::task_flags::TaskFlags;
-use super::wait;
+use super::wait::{self, Begun};
 use crate::client::{Client, Submission};
 use crate::graph::{Columns, Key, Op, TaskId};
 use crate::protocol::GraphOptions;
-use serde::Serialize;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -37,13 +36,6 @@ pub struct Args {
     pub words: Vec<OsString>,
 }
 
-#[derive(Serialize)]
-struct Report<'a> {
-    graph: String,
-    tasks: u64,
-    cluster: &'a str,
-}
-
 /// A part is sent when it has so many tasks or bytes, or when its first task has waited so long: a pipe that
 /// trickles gets its tasks going, a million lines go in a few dozen messages.
 const PART_TASKS: usize = 50_000;
@@ -68,16 +60,22 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
             return Ok(Exit::Ok);
         };
         let tasks = stream.submission.tasks;
-        if context.out.is_json() && !args.wait {
-            context.out.json(&Report { graph: graph.to_string(), tasks, cluster: &context.cluster })?;
-        } else if !context.out.is_json() {
+        if !context.out.is_json() {
             context.out.line(graph.to_string())?;
         }
+        let begun = Begun {
+            graph: Some(graph.to_string()),
+            tasks: Some(tasks),
+            cluster: Some(context.cluster.clone()),
+            ..Begun::default()
+        };
         if args.wait {
-            wait::for_keys(&mut client, vec![Key::Graph(graph)], None, true, context).await
-        } else {
-            Ok(Exit::Ok)
+            return wait::for_keys(&mut client, vec![Key::Graph(graph)], None, Some(begun), context).await;
         }
+        if context.out.is_json() {
+            context.out.json(&begun)?;
+        }
+        Ok(Exit::Ok)
     })
 }
 

@@ -51,10 +51,12 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         };
         if !matches!(report.state, TaskStateName::Memory | TaskStateName::Erred) {
             let state = format!("{:?}", report.state).to_lowercase();
-            let exit =
-                if report.state == TaskStateName::Cancelled { Exit::TaskFailed } else { Exit::TimedOut };
-            return Err(CliError::new(exit, format!("{} has no result: it is {state}", args.key))
-                .hint(format!("`{} wait {}` waits for it", context.program, args.key)));
+            let message = format!("{} has no result: it is {state}", args.key);
+            return Err(match report.state {
+                TaskStateName::Cancelled => CliError::new(Exit::TaskFailed, message),
+                _ => CliError::new(Exit::TimedOut, message)
+                    .hint(format!("`{} wait {}` waits for it", context.program, args.key)),
+            });
         }
         let value = value(&mut client, report).await?;
         let result: CommandResult = rmp_serde::from_slice(&value.header).unwrap_or_default();

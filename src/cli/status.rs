@@ -5,7 +5,9 @@ use super::connect::{block_on_interruptible, client};
 use super::exit::{CliError, Exit};
 use crate::cluster::up::status as ask;
 use crate::config::about_size;
-use crate::protocol::{AllocationReport, AllocationStateName, StatusReport, WorkerReport, WorkerStateName};
+use crate::protocol::{
+    AllocationReport, AllocationStateName, Counts, StatusReport, WorkerReport, WorkerStateName,
+};
 use serde::Serialize;
 use std::io::Write;
 use std::time::Duration;
@@ -21,7 +23,14 @@ pub struct Args {
 struct Report<'a> {
     cluster: &'a str,
     #[serde(flatten)]
-    status: &'a StatusReport,
+    status: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Serialize)]
+struct FamilyRow<'a> {
+    family: &'a str,
+    #[serde(flatten)]
+    counts: &'a Counts,
 }
 
 /// Between two looks of `--watch`.
@@ -48,9 +57,28 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     })
 }
 
+/// The report's fields, each family as an object of its own and ids as people write them.
+fn fields(status: &StatusReport) -> Result<serde_json::Map<String, serde_json::Value>, CliError> {
+    let failed = |error: serde_json::Error| CliError::internal(format!("can't write JSON: {error}"));
+    let mut value = serde_json::to_value(status).map_err(failed)?;
+    let families: Vec<FamilyRow> =
+        status.families.iter().map(|(family, counts)| FamilyRow { family, counts }).collect();
+    value["families"] = serde_json::to_value(families).map_err(failed)?;
+    for (i, worker) in status.workers.iter().enumerate() {
+        value["workers"][i]["allocation"] = worker.allocation.to_string().into();
+    }
+    for (i, allocation) in status.allocations.iter().enumerate() {
+        value["allocations"][i]["id"] = allocation.id.to_string().into();
+    }
+    match value {
+        serde_json::Value::Object(fields) => Ok(fields),
+        _ => Err(CliError::internal("a status without fields")),
+    }
+}
+
 fn show(status: &StatusReport, context: &Context) -> Result<(), CliError> {
     if context.out.is_json() {
-        return context.out.json(&Report { cluster: &context.cluster, status });
+        return context.out.json(&Report { cluster: &context.cluster, status: fields(status)? });
     }
     let c = &status.counts;
     context.out.line(format!(
@@ -85,7 +113,7 @@ fn families(status: &StatusReport, context: &Context) -> Result<(), CliError> {
     if status.families.is_empty() {
         return Ok(());
     }
-    let row = |(name, c): &(String, crate::protocol::Counts)| {
+    let row = |(name, c): &(String, Counts)| {
         let numbers = [c.waiting, c.ready, c.assigned, c.memory, c.erred, c.cancelled];
         std::iter::once(name.clone()).chain(numbers.iter().map(u64::to_string)).collect()
     };

@@ -5,11 +5,10 @@ use super::connect::{block_on_interruptible, client};
 use super::environment::select;
 use super::exit::{CliError, Exit};
 use super::task_flags::TaskFlags;
-use super::wait;
+use super::wait::{self, Begun};
 use crate::client::Client;
 use crate::graph::{Builder, CommandSpec, EnvSource, GraphId, Key, Op, TaskId};
 use crate::protocol::{GraphOptions, Reply, Request};
-use serde::Serialize;
 use std::path::PathBuf;
 
 #[derive(clap::Args, Clone, Debug, PartialEq)]
@@ -22,13 +21,6 @@ pub struct Args {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct Report<'a> {
-    key: String,
-    task: String,
-    cluster: &'a str,
 }
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
@@ -50,23 +42,23 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         let options = GraphOptions { label, max_failures: None };
         let id = TaskId { graph: client.submit(graph, options).await?, index: task };
         let key = name.unwrap_or_else(|| id.to_string());
-        if !args.wait || !context.out.is_json() {
-            tell(&key, id, context)?;
+        if !context.out.is_json() {
+            context.out.line(&key)?;
         }
+        let begun = Begun {
+            key: Some(key),
+            task: Some(id.to_string()),
+            cluster: Some(context.cluster.clone()),
+            ..Begun::default()
+        };
         if args.wait {
-            wait::for_keys(&mut client, vec![Key::Task(id)], None, true, context).await
-        } else {
-            Ok(Exit::Ok)
+            return wait::for_keys(&mut client, vec![Key::Task(id)], None, Some(begun), context).await;
         }
+        if context.out.is_json() {
+            context.out.json(&begun)?;
+        }
+        Ok(Exit::Ok)
     })
-}
-
-fn tell(key: &str, task: TaskId, context: &Context) -> Result<(), CliError> {
-    if context.out.is_json() {
-        context.out.json(&Report { key: key.to_owned(), task: task.to_string(), cluster: &context.cluster })
-    } else {
-        context.out.line(key)
-    }
 }
 
 /// The command with this shell's directory and environment, as the flags want it.

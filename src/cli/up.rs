@@ -1,19 +1,23 @@
 //! `up`: a cluster comes to be, or is found to be.
 
 use super::Context;
-use super::connect::block_on;
+use super::connect::{block_on, cluster_spec};
 use super::exit::{CliError, Exit};
 use super::up_flags::UpFlags;
+use crate::client::Client;
 use crate::cluster::down;
 use crate::cluster::up::{Brought, UpError, Wish, bring_up, wait_for_workers};
-use crate::config::{Settings, display_duration, display_size, parse_duration};
+use crate::config::{Config, Settings, display_duration, display_size, parse_duration};
 use crate::protocol::StatusReport;
 use crate::scheduler::shell::transport;
 use crate::scheduler::spec::{ClusterSpec, own_program};
-use crate::state::{Role, StateDir};
+use crate::state::{Role, StateDir, StateError};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde::Serialize;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(clap::Args, Clone, Debug, PartialEq)]
 pub struct Args {
@@ -59,15 +63,21 @@ struct Report<'a> {
 }
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
-    let (settings, note) = args.cluster.resolve(&context.config()?)?;
-    if !note.is_empty() {
-        context.out.note(note);
-    }
+    let config = context.config()?;
+    let spec = match as_it_was(&args, &config, context)? {
+        Some(spec) => spec,
+        None => {
+            let (settings, note) = args.cluster.resolve(&config)?;
+            if !note.is_empty() {
+                context.out.note(note);
+            }
+            spec(&args, settings)?
+        }
+    };
     if args.dry_run {
-        return super::script::print(&settings, workers(&args.cluster, &settings), context, true);
+        return super::script::print(&spec.settings, spec.workers, context, true);
     }
-    let state = StateDir::create(&settings.cluster.state_dir, &context.cluster)?;
-    let spec = spec(&args, settings)?;
+    let state = StateDir::create(&spec.settings.cluster.state_dir, &context.cluster)?;
     if spec.insecure {
         context.out.warning("--insecure: whoever reaches this cluster's ports can run commands as you");
     }
@@ -77,6 +87,24 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
 /// The number of workers, as asked for; one job's where nothing was said.
 pub fn workers(flags: &UpFlags, settings: &Settings) -> u32 {
     flags.workers.unwrap_or(settings.profile.workers_per_job.max(1))
+}
+
+/// Where neither flags nor configuration choose a queue, a cluster that there is stays, or comes back, as it was asked
+/// for.
+fn as_it_was(args: &Args, config: &Config, context: &Context) -> Result<Option<ClusterSpec>, CliError> {
+    let settings = config.settings(None, &[])?;
+    let nothing_chosen = args.cluster.queue.is_none() && args.cluster.settings().is_empty();
+    if !nothing_chosen || !settings.profile.system.is_empty() {
+        return Ok(None);
+    }
+    let state = match StateDir::open(&settings.cluster.state_dir, &context.cluster) {
+        Err(StateError::NoSuchCluster { .. }) => return Ok(None),
+        opened => opened?,
+    };
+    let Some(file) = state.read_cluster()? else { return Ok(None) };
+    let spec: ClusterSpec = file.spec_as()?;
+    settings.check_workers(args.cluster.workers.unwrap_or(0), "--workers")?;
+    Ok(Some(ClusterSpec { workers: args.cluster.workers.unwrap_or(spec.workers), ..spec }))
 }
 
 fn spec(args: &Args, settings: Settings) -> Result<ClusterSpec, CliError> {
@@ -101,38 +129,66 @@ async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) 
     let wish = Wish { spec, workers_given: args.cluster.workers.is_some(), given, replace: args.replace };
     let (mut client, brought) = bring_up(&state, &wish).await.map_err(|error| explain(error, context))?;
     tell_losses(&brought, context);
-    let target = if args.cluster.workers.is_some() { wish.spec.workers } else { u32::MAX };
-    let wanted = args.wait.map(|wait| match wait {
-        WaitFor::Count(count) => count,
-        WaitFor::All => wish.spec.workers.min(target),
-    });
-    let bar = context.out.progress(u64::from(wanted.unwrap_or(0)), "workers");
-    let waited = tokio::select! {
-        waited = wait_for_workers(&mut client, wanted, args.timeout, |s| bar.set_position(u64::from(s.connected))) => waited,
-        _ = tokio::signal::ctrl_c() => {
-            context.out.note(format!("the cluster stays up; `{} down` ends it", context.program));
-            return Err(CliError::silent(Exit::Interrupted));
-        }
-    };
-    bar.finish_and_clear();
-    let status = match waited {
-        Ok(status) => status,
-        Err(error @ UpError::Refused { .. }) => {
+    let ours = !matches!(brought, Brought::WasUp);
+    match wait(args, &mut client, context).await {
+        Ok(status) => report(&state, &cluster_spec(&state)?, &status, &brought, context)?,
+        Err(NotThere::Refused(error)) => {
             // Nothing is left behind of what can never be.
-            if !matches!(brought, Brought::WasUp) {
+            if ours {
                 bring_down(&state, &wish.spec, Duration::ZERO).await?;
             }
-            return Err(explain(error, context));
+            return Err(error);
         }
-        Err(error) => return Err(explain(error, context)),
-    };
-    report(&state, &wish.spec, &status, &brought, context)?;
+        Err(NotThere::Yet(error)) if args.command.is_empty() || !ours => return Err(error),
+        Err(NotThere::Yet(error)) => {
+            // It was only there for the command.
+            bring_down(&state, &wish.spec, Duration::ZERO).await?;
+            return Err(CliError { hint: String::new(), ..error });
+        }
+    }
     if args.command.is_empty() {
         return Ok(Exit::Ok);
     }
     let code = run_command(&args.command, context).await;
     bring_down(&state, &wish.spec, Duration::ZERO).await?;
     code
+}
+
+/// Why the workers aren't there.
+enum NotThere {
+    /// They can never be.
+    Refused(CliError),
+    /// The time was over, or the user's patience.
+    Yet(CliError),
+}
+
+async fn wait(args: &Args, client: &mut Client, context: &Context) -> Result<StatusReport, NotThere> {
+    let program = context.program;
+    let wanted = match args.wait {
+        None => None,
+        Some(WaitFor::Count(count)) => Some(count),
+        Some(WaitFor::All) => {
+            let status = crate::cluster::up::status(client).await;
+            Some(status.map_err(|error| NotThere::Yet(error.into()))?.target)
+        }
+    };
+    let bar = context.out.progress(u64::from(wanted.unwrap_or(0)), "workers");
+    let progress = |status: &StatusReport| bar.set_position(u64::from(status.connected));
+    let waited = tokio::select! {
+        waited = wait_for_workers(client, wanted, args.timeout, progress) => waited,
+        _ = tokio::signal::ctrl_c() => {
+            bar.finish_and_clear();
+            if args.command.is_empty() {
+                context.out.note(format!("the cluster stays up; `{program} down` ends it"));
+            }
+            return Err(NotThere::Yet(CliError::silent(Exit::Interrupted)));
+        }
+    };
+    bar.finish_and_clear();
+    waited.map_err(|error| match error {
+        UpError::Refused { .. } => NotThere::Refused(explain(error, context)),
+        _ => NotThere::Yet(explain(error, context)),
+    })
 }
 
 async fn bring_down(state: &StateDir, spec: &ClusterSpec, drain: Duration) -> Result<(), CliError> {
@@ -234,14 +290,30 @@ async fn run_command(command: &[String], context: &Context) -> Result<Exit, CliE
         Ok(child) => child,
         Err(error) => return Err(CliError::new(Exit::Command(127), format!("{program}: {error}"))),
     };
-    let status = tokio::select! {
-        status = child.wait() => status,
-        // The command has the same signal; the cluster goes down after it.
-        _ = tokio::signal::ctrl_c() => child.wait().await,
-    };
+    let status = until_end(&mut child).await;
     let status = status.map_err(|error| CliError::internal(format!("{program}: {error}")))?;
     let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(70);
     Ok(Exit::Command(u8::try_from(code).unwrap_or(70)))
+}
+
+/// Waits for the command, whatever we are told meanwhile: the cluster goes down after it. A terminal's Ctrl-C reaches
+/// the command as well; what reaches us alone is passed on.
+async fn until_end(child: &mut tokio::process::Child) -> std::io::Result<std::process::ExitStatus> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    loop {
+        let told = tokio::select! {
+            status = child.wait() => return status,
+            _ = interrupt.recv() => continue,
+            _ = terminate.recv() => Signal::SIGTERM,
+            _ = hang_up.recv() => Signal::SIGHUP,
+        };
+        if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            // It may have ended just now.
+            let _ = nix::sys::signal::kill(Pid::from_raw(pid), told);
+        }
+    }
 }
 
 fn explain(error: UpError, context: &Context) -> CliError {
@@ -262,6 +334,7 @@ fn explain(error: UpError, context: &Context) -> CliError {
             CliError::new(Exit::TimedOut, format!("{error}\n{}", reasons.join("\n")))
                 .hint(format!("the cluster stays up: `{program} status` shows it, `{program} down` ends it"))
         }
+        UpError::Busy { .. } => CliError::new(Exit::TryAgain, error.to_string()),
         UpError::Launch(_) | UpError::Journal(_) | UpError::Identity(_) => CliError::config(error.to_string()),
     }
 }

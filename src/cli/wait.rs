@@ -24,8 +24,25 @@ pub struct Args {
     timeout: Option<Duration>,
 }
 
+/// What was waited for, where it was just begun.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Begun {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub graph: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+}
+
 #[derive(Serialize)]
 struct Report<'a> {
+    #[serde(flatten)]
+    begun: &'a Begun,
     counts: &'a Counts,
     failures: Vec<FailureRow<'a>>,
 }
@@ -44,21 +61,21 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     let keys = keys(&args.keys)?;
     block_on_interruptible(async {
         let mut client = client(context).await?;
-        for_keys(&mut client, keys, args.timeout, false, context).await
+        for_keys(&mut client, keys, args.timeout, None, context).await
     })
 }
 
-/// Waits with a progress bar, tells the failures, and returns the exit code for them.
+/// Waits (for what was `begun` just now, if it was) with a progress bar, tells the failures, and returns the exit code for them.
 pub async fn for_keys(
     client: &mut Client,
     keys: Vec<Key>,
     timeout: Option<Duration>,
-    hint_how_to_stop: bool,
+    begun: Option<Begun>,
     context: &Context,
 ) -> Result<Exit, CliError> {
     let bar = context.out.progress(0, "tasks");
     let show_progress = !bar.is_hidden();
-    if hint_how_to_stop && show_progress {
+    if begun.is_some() && show_progress {
         context.out.detail("Ctrl-C stops waiting, not the tasks");
     }
     let mut progress = |counts: &Counts| {
@@ -80,14 +97,14 @@ pub async fn for_keys(
     };
     bar.finish_and_clear();
     let (counts, failures) = settled;
-    tell(&counts, &failures, context)?;
+    tell(&begun.unwrap_or_default(), &counts, &failures, context)?;
     Ok(if counts.erred + counts.cancelled > 0 { Exit::TaskFailed } else { Exit::Ok })
 }
 
-fn tell(counts: &Counts, failures: &[Failure], context: &Context) -> Result<(), CliError> {
+fn tell(begun: &Begun, counts: &Counts, failures: &[Failure], context: &Context) -> Result<(), CliError> {
     if context.out.is_json() {
         let row = |failure| failure_row(failure);
-        return context.out.json(&Report { counts, failures: failures.iter().map(row).collect() });
+        return context.out.json(&Report { begun, counts, failures: failures.iter().map(row).collect() });
     }
     for failure in failures {
         let key = failure.name.clone().unwrap_or_else(|| failure.task.to_string());
@@ -95,9 +112,10 @@ fn tell(counts: &Counts, failures: &[Failure], context: &Context) -> Result<(), 
     }
     let bad = counts.erred + counts.cancelled;
     if bad > failures.len() as u64 {
+        let state = if counts.erred > 0 { "erred" } else { "cancelled" };
         context.out.warning(format!(
-            "{} tasks failed or were cancelled in all; `tasks --state erred` lists them",
-            bad
+            "{bad} tasks failed or were cancelled in all; `{} tasks --state {state}` lists them",
+            context.program
         ));
     }
     context

@@ -4,7 +4,7 @@ use crate::graph::{Columns, Graph, Key, TaskId, Value};
 use crate::net::values::{self, ValueLink};
 use crate::net::{ConnectError, Frame, LinkError, Reader, Transport, Writer};
 use crate::protocol::{
-    self, Counts, Failure, FromClient, GraphOptions, PeerKind, RefusalKind, Reply, Request, RequestId,
+    self, Counts, Failure, FromClient, GraphOptions, NO_CALL, PeerKind, RefusalKind, Reply, Request, RequestId,
     StoredValue, TaskReport, TaskStateName, ToClient,
 };
 use crate::state::{Role, StateDir, StateError};
@@ -16,6 +16,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For coming back to a scheduler whose link broke.
 const RECONNECT_FOR: Duration = Duration::from_secs(30);
 const RECONNECT_WAIT: Duration = Duration::from_millis(200);
+/// Links that break before the scheduler ever said a word: it doesn't take us for one of its own.
+const UNANSWERED_TRIES: u32 = 3;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -49,6 +51,8 @@ pub struct Client {
     transport: Transport,
     link: Link,
     next_call: u64,
+    /// Whether the scheduler ever said anything.
+    answered: bool,
 }
 
 /// A graph that was submitted, or is being.
@@ -83,7 +87,7 @@ impl Client {
     /// There is none, or it doesn't answer.
     pub async fn connect(state: StateDir, transport: Transport) -> Result<Client, ClientError> {
         let link = open(&state, &transport).await?;
-        Ok(Client { state, transport, link, next_call: 0 })
+        Ok(Client { state, transport, link, next_call: NO_CALL, answered: false })
     }
 
     /// Asks, and returns the answer. A link that breaks is made anew and the request repeated: changing requests
@@ -101,16 +105,27 @@ impl Client {
         mut progress: impl FnMut(&Counts),
     ) -> Result<Reply, ClientError> {
         let mut broken_since: Option<Instant> = None;
+        let mut breaks = 0;
         loop {
+            let began = Instant::now();
             let error = match self.once(&request, &mut progress).await {
                 Ok(Reply::Refused { kind, reason }) => return Err(ClientError::Refused { kind, reason }),
                 Ok(reply) => return Ok(reply),
                 Err(error @ ClientError::Link(_)) => error,
                 Err(error) => return Err(error),
             };
+            if began.elapsed() > RECONNECT_FOR {
+                // The link held for long: this is another trouble than the last.
+                (broken_since, breaks) = (None, 0);
+            }
             let since = *broken_since.get_or_insert_with(Instant::now);
-            if matches!(request, Request::Down { .. }) {
+            breaks += 1;
+            let refused = !self.answered && breaks >= UNANSWERED_TRIES;
+            if matches!(request, Request::Down { .. }) || refused || since.elapsed() > RECONNECT_FOR {
                 return Err(error);
+            }
+            if breaks > 1 {
+                tokio::time::sleep(RECONNECT_WAIT).await;
             }
             self.link = self.reconnect(since).await?;
         }
@@ -142,7 +157,8 @@ impl Client {
             let frame = self.link.reader.next().await?.ok_or(LinkError::CutShort)?;
             let messages: Vec<ToClient> =
                 protocol::decode(&frame.header).map_err(|error| ClientError::Answer(error.to_string()))?;
-            for message in messages.into_iter().filter(|message| message.call == call) {
+            self.answered = true;
+            for message in messages.into_iter().filter(|message| [call, NO_CALL].contains(&message.call)) {
                 match message.reply {
                     Reply::Progress(counts) => progress(&counts),
                     reply => return Ok(reply),

@@ -9,12 +9,16 @@ use crate::net::Transport;
 use crate::protocol::{AllocationReport, AllocationStateName, Reply, Request, StatusReport, WorkerStateName};
 use crate::scheduler::shell::transport;
 use crate::scheduler::spec::ClusterSpec;
-use crate::state::{ClusterFile, Contact, Role, StateDir, StateError};
+use crate::state::launch::{self as launch_right, LaunchRight, Launching};
+use crate::state::{ClusterFile, Contact, Holder, Role, StateDir, StateError};
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Between two looks at a cluster that is coming up: short, since an embedded queue starts workers in no time.
 const LOOK: Duration = Duration::from_millis(20);
 const LATER_LOOK: Duration = Duration::from_millis(200);
+/// For somebody else who is bringing the cluster up: longer than its scheduler may take to start.
+const OTHERS_PATIENCE: Duration = Duration::from_secs(60);
 /// For the batch system's first word about what was submitted.
 const FIRST_WORD: Duration = Duration::from_secs(60);
 
@@ -35,6 +39,11 @@ pub enum UpError {
     /// A living cluster was asked for differently: one line a difference.
     #[error("cluster '{name}' is up already, and differs from what was asked for:\n{}", differences.join("\n"))]
     Differs { name: String, differences: Vec<String> },
+    #[error(
+        "process {} on {} has been bringing cluster '{name}' up for {} s; if it is gone, remove {}",
+        holder.pid, holder.host, OTHERS_PATIENCE.as_secs(), path.display()
+    )]
+    Busy { name: String, path: PathBuf, holder: Holder },
     /// The batch system refused, or what it took can never start. Everything was cancelled.
     #[error("{words}")]
     Refused { words: String, exit_code: u8 },
@@ -65,25 +74,46 @@ pub enum Brought {
 /// # Errors
 /// [`UpError`] says what stood in the way; nothing that was started by this call is left running.
 pub async fn bring_up(state: &StateDir, wish: &Wish) -> Result<(Client, Brought), UpError> {
-    let existing = state.read_cluster()?;
-    let old: Option<ClusterSpec> = match &existing {
-        Some(file) => Some(file.spec_as()?),
-        None => None,
-    };
-    if let Some(old) = &old {
-        let links = identity_of(state, old)?;
-        match look(state, &links).await? {
-            Liveness::Alive(client) => return reconcile(state, wish, old, links, *client).await,
-            Liveness::Unreachable(error) => return Err(error.into()),
-            Liveness::Dead(contact) => {
-                let lost = remains(state)?;
-                clear_away(state, old, contact.epoch).await?;
-                return Ok((start(state, wish).await?, Brought::Afresh(Box::new((lost, contact)))));
+    if let Some((old, Liveness::Alive(client))) = known(state).await?
+        && (!wish.replace || differences(&old, &wish.spec, &wish.given).is_empty())
+    {
+        return reconcile(state, wish, &old, *client).await;
+    }
+    let _right = right_to_launch(state).await?;
+    // Somebody else may have brought it up before it was our turn.
+    match known(state).await? {
+        Some((old, Liveness::Alive(client))) => reconcile(state, wish, &old, *client).await,
+        Some((_, Liveness::Unreachable(error))) => Err(error.into()),
+        Some((old, Liveness::Dead(contact))) => {
+            let lost = remains(state)?;
+            clear_away(state, &old, contact.epoch).await?;
+            Ok((start(state, wish).await?, Brought::Afresh(Box::new((lost, contact)))))
+        }
+        Some((_, Liveness::Down)) | None => Ok((start(state, wish).await?, Brought::Started)),
+    }
+}
+
+/// The cluster as it was asked for, and whether it lives; `None`: it never came up.
+async fn known(state: &StateDir) -> Result<Option<(ClusterSpec, Liveness)>, UpError> {
+    let Some(file) = state.read_cluster()? else { return Ok(None) };
+    let spec: ClusterSpec = file.spec_as()?;
+    let liveness = look(state, &identity_of(state, &spec)?).await?;
+    Ok(Some((spec, liveness)))
+}
+
+/// Waits until nobody else is launching a scheduler of this cluster.
+async fn right_to_launch(state: &StateDir) -> Result<LaunchRight, UpError> {
+    let started = Instant::now();
+    loop {
+        match launch_right::take(state.path())? {
+            Ok(right) => return Ok(right),
+            Err(other) if started.elapsed() > OTHERS_PATIENCE => {
+                let Launching { path, holder } = other;
+                return Err(UpError::Busy { name: state.name().to_owned(), path, holder });
             }
-            Liveness::Down => {}
+            Err(_) => tokio::time::sleep(LOOK).await,
         }
     }
-    Ok((start(state, wish).await?, Brought::Started))
 }
 
 fn identity_of(state: &StateDir, spec: &ClusterSpec) -> Result<Transport, UpError> {
@@ -94,7 +124,6 @@ async fn reconcile(
     state: &StateDir,
     wish: &Wish,
     old: &ClusterSpec,
-    links: Transport,
     mut client: Client,
 ) -> Result<(Client, Brought), UpError> {
     let differences = differences(old, &wish.spec, &wish.given);
@@ -102,7 +131,7 @@ async fn reconcile(
         return Err(UpError::Differs { name: state.name().to_owned(), differences });
     }
     if !differences.is_empty() {
-        down::down(state, old, &links, Duration::ZERO).await?;
+        down::down(state, old, &identity_of(state, old)?, Duration::ZERO).await?;
         return Ok((start(state, wish).await?, Brought::Started));
     }
     if wish.workers_given {

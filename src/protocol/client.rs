@@ -57,7 +57,7 @@ pub const MAX_LISTED: u32 = 100_000;
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct FromClient {
-    /// Of the client's making, repeated in the answers.
+    /// Of the client's making, from 1, repeated in the answers.
     pub call: u64,
     pub request: Request,
 }
@@ -258,6 +258,9 @@ pub enum RefusalKind {
     Unavailable,
     Permission,
 }
+
+/// The number of no call: what the scheduler says before it is asked, which is why it closes the link.
+pub const NO_CALL: u64 = 0;
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ToClient {

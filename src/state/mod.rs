@@ -1,7 +1,8 @@
 //! The state directory: everything about a cluster that outlives its scheduler. One place writes it.
 //!
 //! `dir` knows the layout and writes atomically, `identity` holds the cluster's keys, `epoch` decides by `link(2)`
-//! who may act, `lease` says whether the holder still breathes, and `intent` remembers every submit before it is
+//! who may act, `lease` says whether the holder still breathes,
+//! `launch` lets one at a time start a scheduler, and `intent` remembers every submit before it is
 //! made. Nothing here locks: file locks fail on NFS and Lustre in ways that can't be seen.
 
 pub mod dir;
@@ -9,6 +10,7 @@ pub mod epoch;
 pub mod files;
 pub mod identity;
 pub mod intent;
+pub mod launch;
 pub mod lease;
 
 pub use dir::{ClusterFile, Contact, StateDir};

@@ -2,7 +2,9 @@
 
 use super::Incoming;
 use crate::net::{AcceptError, Frame, Limits, Link, Listener, Transport};
-use crate::protocol::{self, FromClient, FromWorker, Hello, PeerKind, ToClient, ToWorker, VERSION};
+use crate::protocol::{
+    self, FromClient, FromWorker, Hello, NO_CALL, PeerKind, RefusalKind, Reply, ToClient, ToWorker, VERSION,
+};
 use crate::scheduler::event::{JournalSeq, PeerId};
 use crate::state::Role;
 use serde::Serialize;
@@ -181,24 +183,54 @@ async fn greet(transport: &Transport, stream: tokio::net::TcpStream) -> Result<(
     let link: Link =
         transport.accept(stream, HANDSHAKE_TIMEOUT).await.map_err(|error: AcceptError| error.to_string())?;
     let role = link.peer().role;
-    let (mut reader, writer) = link.split();
+    let (mut reader, mut writer) = link.split();
     let frame = reader.next().await.map_err(|error| error.to_string())?.ok_or("closed before its hello")?;
     let hello: Vec<Hello> = protocol::decode(&frame.header).map_err(|error| format!("no hello: {error}"))?;
     let [hello] = hello.as_slice() else { return Err("no hello".into()) };
-    if hello.version != VERSION {
-        return Err(format!("speaks version {} of the protocol, not {VERSION}", hello.version));
-    }
-    let allowed = match hello.kind {
-        PeerKind::Client => role.is_none_or(|role| role == Role::Admin),
-        PeerKind::Worker | PeerKind::Supervisor => {
-            role.is_none_or(|role| matches!(role, Role::Worker | Role::Admin))
+    if let Err((kind, reason)) = admit(hello, role) {
+        if hello.kind == PeerKind::Client {
+            tell_why(&mut reader, &mut writer, kind, &reason).await;
         }
-    };
-    if !allowed {
-        return Err(format!("its certificate doesn't allow it to be a {:?}", hello.kind));
+        return Err(reason);
     }
     reader.set_limits(Limits::AUTHENTICATED);
     Ok((Greeted { reader, writer }, hello.kind))
+}
+
+/// Whether whoever says this may be what it says.
+fn admit(hello: &Hello, role: Option<Role>) -> Result<(), (RefusalKind, String)> {
+    if hello.version != VERSION {
+        let reason = format!(
+            "this program speaks version {} of the protocol, the scheduler version {VERSION}: use the same jobq",
+            hello.version
+        );
+        return Err((RefusalKind::Unavailable, reason));
+    }
+    let allowed: &[Role] = match hello.kind {
+        PeerKind::Client => &[Role::Admin],
+        PeerKind::Worker | PeerKind::Supervisor => &[Role::Worker, Role::Admin],
+    };
+    // Without TLS there are no roles.
+    if role.is_none_or(|role| allowed.contains(&role)) {
+        return Ok(());
+    }
+    let reason = format!("its certificate doesn't allow it to be a {:?}", hello.kind).to_lowercase();
+    Err((RefusalKind::Permission, reason))
+}
+
+/// Tells a client why its link is closed, and waits a moment for it to read that.
+async fn tell_why(
+    reader: &mut crate::net::Reader,
+    writer: &mut crate::net::Writer,
+    kind: RefusalKind,
+    reason: &str,
+) {
+    let reply = Reply::Refused { kind, reason: format!("the scheduler refuses this client: {reason}") };
+    let Some(frame) = frame(&[ToClient { call: NO_CALL, reply }]) else { return };
+    if writer.send_all(&[frame]).await.is_ok() && writer.close().await.is_ok() {
+        // What it has sent must be read first, else the system throws our words away with it.
+        while let Ok(Ok(Some(_))) = tokio::time::timeout(HANDSHAKE_TIMEOUT, reader.next()).await {}
+    }
 }
 
 async fn serve(

@@ -1,0 +1,14 @@
+//! The program as users drive it, from `up` to `down`, on the embedded queue: real processes, real links, TLS on.
+//!
+//! Every story has a world of its own (`support::sandbox`), so they run side by side.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bringing;
+mod environment;
+mod losses;
+mod outputs;
+mod state;
+mod strangers;
+mod tasks;

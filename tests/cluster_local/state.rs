@@ -1,0 +1,91 @@
+//! State directories that can't be used.
+
+use crate::support::sandbox::{Ran, Sandbox, finish};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+
+/// A user without rights.
+const NOBODY: u32 = 65_534;
+
+fn up(sandbox: &Sandbox) -> Ran {
+    sandbox.run(["up", "--queue", "local", "--workers", "1"])
+}
+
+#[test]
+fn a_state_directory_that_is_none_is_told_by_its_path() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.state_root(), "a file").unwrap();
+    let root = sandbox.state_root().display().to_string();
+    up(&sandbox).exits(78).says(&root).says("isn't a directory");
+    sandbox.run(["status"]).exits(78).says(&root);
+    sandbox.run(["ls"]).exits(78).says(&root);
+    fs::remove_file(sandbox.state_root()).unwrap();
+    sandbox.run(["status"]).exits(69).says("jq up");
+    assert_eq!(sandbox.json(["ls"])["clusters"], serde_json::json!([]));
+    sandbox.nothing_runs();
+}
+
+#[test]
+fn a_state_directory_that_others_could_write_is_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.up(1).ok(["down"]);
+    let folder = sandbox.cluster("default");
+    fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+    for verb in ["up", "status", "down"] {
+        sandbox.run([verb]).exits(77).says("chmod 0700").says(&folder.display().to_string());
+    }
+    assert_eq!(sandbox.json(["ls"])["clusters"][0]["state"], "broken");
+    fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(sandbox.state_root(), Permissions::from_mode(0o777)).unwrap();
+    up(&sandbox).exits(77).says("chmod");
+    sandbox.nothing_runs();
+}
+
+#[test]
+fn a_state_directory_without_rights_is_a_matter_of_permission() {
+    let sandbox = Sandbox::new();
+    let state = sandbox.path().join("state");
+    fs::set_permissions(&state, Permissions::from_mode(0o555)).unwrap();
+    let mut command = sandbox.jq(["up", "--queue", "local"]);
+    if nix::unistd::geteuid().is_root() {
+        // Root may write anywhere, so somebody else tries.
+        fs::set_permissions(sandbox.path(), Permissions::from_mode(0o755)).unwrap();
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    finish(&mut command, b"").exits(77).says(&state.display().to_string());
+    fs::set_permissions(&state, Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_cluster_of_another_owner_is_not_trusted() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can give a folder away");
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.up(1).ok(["down"]);
+    let folder = sandbox.cluster("default");
+    chown(&folder, Some(NOBODY), None).unwrap();
+    for verb in ["up", "status", "down"] {
+        sandbox.run([verb]).exits(77).says("belongs to user 65534").says(&folder.display().to_string());
+    }
+    chown(&folder, Some(0), None).unwrap();
+}
+
+#[test]
+fn damaged_files_are_named() {
+    let sandbox = Sandbox::new();
+    sandbox.up(1);
+    let contact = sandbox.cluster("default").join("contact.toml");
+    let good = fs::read_to_string(&contact).unwrap();
+    fs::write(&contact, "addresses = 3").unwrap();
+    sandbox.run(["status"]).exits(78).says("contact.toml");
+    fs::write(&contact, good).unwrap();
+    let cluster = sandbox.cluster("default").join("cluster.toml");
+    let good = fs::read_to_string(&cluster).unwrap();
+    fs::write(&cluster, "= =").unwrap();
+    sandbox.run(["status"]).exits(78).says("cluster.toml");
+    fs::write(&cluster, good).unwrap();
+    sandbox.ok(["status"]);
+}
