@@ -5,7 +5,7 @@ use super::connect::block_on;
 use super::exit::{CliError, Exit};
 use super::up_flags::UpFlags;
 use crate::cluster::down;
-use crate::cluster::up::{Brought, UpError, Wish, bring_up, wait_for_workers};
+use crate::cluster::up::{Brought, UpError, Wish, bring_up, job_log, wait_for_workers};
 use crate::config::{Settings, display_duration, display_size, parse_duration};
 use crate::protocol::StatusReport;
 use crate::scheduler::shell::transport;
@@ -106,9 +106,10 @@ async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) 
         WaitFor::Count(count) => count,
         WaitFor::All => wish.spec.workers.min(target),
     });
+    let fresh = !matches!(brought, Brought::WasUp);
     let bar = context.out.progress(u64::from(wanted.unwrap_or(0)), "workers");
     let waited = tokio::select! {
-        waited = wait_for_workers(&mut client, wanted, args.timeout, |s| bar.set_position(u64::from(s.connected))) => waited,
+        waited = wait_for_workers(&mut client, wanted, args.timeout, fresh, |s| bar.set_position(u64::from(s.connected))) => waited,
         _ = tokio::signal::ctrl_c() => {
             context.out.note(format!("the cluster stays up; `{} down` ends it", context.program));
             return Err(CliError::silent(Exit::Interrupted));
@@ -117,12 +118,15 @@ async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) 
     bar.finish_and_clear();
     let status = match waited {
         Ok(status) => status,
-        Err(error @ UpError::Refused { .. }) => {
-            // Nothing is left behind of what can never be.
-            if !matches!(brought, Brought::WasUp) {
-                bring_down(&state, &wish.spec, Duration::ZERO).await?;
-            }
-            return Err(explain(error, context));
+        Err(UpError::Refused { words, exit_code, allocation }) => {
+            let log = allocation.and_then(|id| job_log(&state, &wish.spec, id));
+            let words = [Some(words), log].into_iter().flatten().collect::<Vec<_>>().join("\n");
+            let refused = CliError::new(Exit::from_contract(exit_code), words);
+            return Err(refused.hint(if fresh {
+                give_up(&state, &wish.spec, context).await
+            } else {
+                format!("the cluster stays up; `{0} status` and `{0} queues` look closer", context.program)
+            }));
         }
         Err(error) => return Err(explain(error, context)),
     };
@@ -133,6 +137,23 @@ async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) 
     let code = run_command(&args.command, context).await;
     bring_down(&state, &wish.spec, Duration::ZERO).await?;
     code
+}
+
+/// Nothing is left behind of what can't be; the hint says so.
+async fn give_up(state: &StateDir, spec: &ClusterSpec, context: &Context) -> String {
+    let program = context.program;
+    match bring_down(state, spec, Duration::ZERO).await {
+        Ok(()) => {
+            format!("what was submitted is cancelled; `{program} doctor` and `{program} queues` look closer")
+        }
+        Err(error) => {
+            context.out.warning(format!("it isn't sure that everything is cancelled: {}", error.message));
+            format!(
+                "`{program} down`, once the batch system answers, makes sure that nothing is left; what starts \
+                 before that leaves at once"
+            )
+        }
+    }
 }
 
 async fn bring_down(state: &StateDir, spec: &ClusterSpec, drain: Duration) -> Result<(), CliError> {
@@ -252,9 +273,8 @@ fn explain(error: UpError, context: &Context) -> CliError {
         UpError::Differs { .. } => CliError::config(error.to_string()).hint(format!(
             "`{program} up --replace` with the same flags replaces it; `{program} scale N` only changes the workers"
         )),
-        UpError::Refused { ref words, exit_code } => {
+        UpError::Refused { ref words, exit_code, .. } => {
             CliError::new(Exit::from_contract(exit_code), words.clone())
-                .hint(format!("what was submitted is cancelled; `{program} doctor` and `{program} queues` look closer"))
         }
         UpError::TimedOut { ref status, .. } => {
             let reasons: Vec<String> = status.allocations.iter().filter(|a| is_open(a)).map(reason).collect();
