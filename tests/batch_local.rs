@@ -32,8 +32,7 @@ fn queue_that_waits(slots: u32, queue_wait: Duration) -> Queue {
 }
 
 fn open(dir: &Path, slots: u32, queue_wait: Duration) -> Batch {
-    let site =
-        Site { exe: support::jobq(), dir: dir.join("queue"), slots, queue_wait, environment: Vec::new() };
+    let site = Site { exe: support::jobq(), dir: dir.join("queue"), slots, queue_wait, ..Site::default() };
     Batch::new(batch::system("local").unwrap(), site)
 }
 

@@ -82,10 +82,15 @@ impl Batch {
             let summary = format!("{} can't be started: {error}", program.display());
             BatchError::new(ErrorKind::NotInstalled, summary).with_command(invocation)
         })?;
-        attend(child, invocation).await.map_err(|error| {
+        attend(child, invocation, self.timeout(invocation)).await.map_err(|error| {
             let summary = format!("{} could not be attended: {error}", program.display());
             BatchError::new(ErrorKind::Unexpected, summary).with_command(invocation)
         })
+    }
+
+    fn timeout(&self, invocation: &Invocation) -> Duration {
+        let ceiling = self.site.command_timeout;
+        if ceiling.is_zero() { invocation.timeout } else { invocation.timeout.min(ceiling) }
     }
 
     /// Submit `script`, which [`BatchSystem::render`] made from `spec`.
@@ -114,7 +119,7 @@ impl Batch {
         let output = self.run(&invocation).await?;
         let mut jobs =
             self.system.parse_status(&output, ids).map_err(|error| error.with_command(&invocation))?;
-        self.add_details(&mut jobs).await;
+        self.explain(&mut jobs).await;
         Ok(jobs)
     }
 
@@ -196,7 +201,7 @@ impl Batch {
 
     /// Exit codes for the failed jobs whose status didn't have them. They explain, and decide nothing, so an error
     /// leaves the job as it was.
-    async fn add_details(&self, jobs: &mut [JobStatus]) {
+    pub async fn explain(&self, jobs: &mut [JobStatus]) {
         let unexplained = |job: &&mut JobStatus| {
             job.state == JobState::Ended(Outcome::Failed { exit_code: None, signal: None })
         };
@@ -313,11 +318,11 @@ impl Drop for Group {
 }
 
 /// Feed, read and await one command.
-async fn attend(mut child: Child, invocation: &Invocation) -> io::Result<Output> {
+async fn attend(mut child: Child, invocation: &Invocation, timeout: Duration) -> io::Result<Output> {
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
     let mut group = Group(pid);
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let deadline = tokio::time::Instant::now() + invocation.timeout;
+    let deadline = tokio::time::Instant::now() + timeout;
 
     let (code, timed_out, complete) = {
         let pipes = talk(&mut child, &invocation.stdin, &mut stdout, &mut stderr);

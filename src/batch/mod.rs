@@ -223,6 +223,8 @@ pub struct Site {
     pub slots: u32,
     /// Artificial wait in a queue that we run ourselves.
     pub queue_wait: Duration,
+    /// Ceiling of every command's own limit; zero: none.
+    pub command_timeout: Duration,
     /// Set for every command, after the system's own (for instance a test's `SLURM_CONF`).
     pub environment: Vec<(String, String)>,
 }

@@ -35,8 +35,14 @@ impl Live {
         let dir = scratch.as_ref().map_or(own_queue, |scratch| scratch.path().to_owned());
         // Lossy is enough: a directory whose name is no UTF-8 holds no batch commands.
         let environment = vec![("PATH".to_owned(), path.to_string_lossy().into_owned())];
-        let site =
-            Site { exe, dir, slots: slots(settings), queue_wait: settings.profile.queue_wait, environment };
+        let site = Site {
+            exe,
+            dir,
+            slots: slots(settings),
+            queue_wait: settings.profile.queue_wait,
+            command_timeout: settings.scheduler.command_timeout,
+            environment,
+        };
         Ok(Live { batch: Batch::new(system, site), _scratch: scratch })
     }
 

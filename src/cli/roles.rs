@@ -80,6 +80,9 @@ pub mod supervisor {
     pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         log_to_stderr();
         let state = StateDir::open(&args.state_root, &context.cluster)?;
+        if !super::is_wanted(&state, &args.job_name)? {
+            return Ok(Exit::Ok);
+        }
         let spec = cluster_spec(&state)?;
         let links = transport(&state, &spec, Role::Worker).map_err(|e| CliError::config(format!("{e:#}")))?;
         let deadline = args.deadline.unwrap_or_else(|| deadline(&state, &spec));
@@ -219,6 +222,9 @@ pub mod worker {
     pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         log_to_stderr();
         let state = StateDir::open(&args.state_root, &context.cluster)?;
+        if !super::is_wanted(&state, &args.job_name)? {
+            return Ok(Exit::Ok);
+        }
         let spec = cluster_spec(&state)?;
         let transport =
             transport(&state, &spec, Role::Worker).map_err(|e| CliError::config(format!("{e:#}")))?;
@@ -261,6 +267,17 @@ pub mod local_queue {
 }
 
 use super::exit::CliError;
+use crate::state::{StateDir, intent};
+
+/// Whether this job should still run: its cluster may have been brought down, or may have replaced it, while its
+/// submit was in doubt or it couldn't be cancelled.
+fn is_wanted(state: &StateDir, job_name: &str) -> Result<bool, CliError> {
+    let wanted = intent::is_wanted(&state.intents_dir(), job_name)?;
+    if !wanted {
+        tracing::info!("job {job_name} is not wanted any more: it ends");
+    }
+    Ok(wanted)
+}
 
 /// Threads of a role's runtime: its own loop, and what reads, writes and encrypts beside it.
 const RUNTIME_THREADS: usize = 2;

@@ -6,7 +6,7 @@ use super::exit::{CliError, Exit};
 use super::up_flags::UpFlags;
 use crate::client::Client;
 use crate::cluster::down;
-use crate::cluster::up::{Brought, UpError, Wish, bring_up, wait_for_workers};
+use crate::cluster::up::{Brought, UpError, Wish, bring_up, job_log, wait_for_workers};
 use crate::config::{Config, Settings, display_duration, display_size, parse_duration};
 use crate::protocol::StatusReport;
 use crate::scheduler::shell::transport;
@@ -130,14 +130,14 @@ async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) 
     let (mut client, brought) = bring_up(&state, &wish).await.map_err(|error| explain(error, context))?;
     tell_losses(&brought, context);
     let ours = !matches!(brought, Brought::WasUp);
-    match wait(args, &mut client, context).await {
+    match wait(args, ours, &state, &mut client, context).await {
         Ok(status) => report(&state, &cluster_spec(&state)?, &status, &brought, context)?,
         Err(NotThere::Refused(error)) => {
-            // Nothing is left behind of what can never be.
-            if ours {
-                bring_down(&state, &wish.spec, Duration::ZERO).await?;
-            }
-            return Err(error);
+            return Err(error.hint(if ours {
+                give_up(&state, &wish.spec, context).await
+            } else {
+                format!("the cluster stays up; `{0} status` and `{0} queues` look closer", context.program)
+            }));
         }
         Err(NotThere::Yet(error)) if args.command.is_empty() || !ours => return Err(error),
         Err(NotThere::Yet(error)) => {
@@ -162,7 +162,13 @@ enum NotThere {
     Yet(CliError),
 }
 
-async fn wait(args: &Args, client: &mut Client, context: &Context) -> Result<StatusReport, NotThere> {
+async fn wait(
+    args: &Args,
+    fresh: bool,
+    state: &StateDir,
+    client: &mut Client,
+    context: &Context,
+) -> Result<StatusReport, NotThere> {
     let program = context.program;
     let wanted = match args.wait {
         None => None,
@@ -175,7 +181,7 @@ async fn wait(args: &Args, client: &mut Client, context: &Context) -> Result<Sta
     let bar = context.out.progress(u64::from(wanted.unwrap_or(0)), "workers");
     let progress = |status: &StatusReport| bar.set_position(u64::from(status.connected));
     let waited = tokio::select! {
-        waited = wait_for_workers(client, wanted, args.timeout, progress) => waited,
+        waited = wait_for_workers(client, wanted, args.timeout, fresh, progress) => waited,
         _ = tokio::signal::ctrl_c() => {
             bar.finish_and_clear();
             if args.command.is_empty() {
@@ -186,9 +192,31 @@ async fn wait(args: &Args, client: &mut Client, context: &Context) -> Result<Sta
     };
     bar.finish_and_clear();
     waited.map_err(|error| match error {
-        UpError::Refused { .. } => NotThere::Refused(explain(error, context)),
+        UpError::Refused { words, exit_code, allocation } => {
+            let spec = cluster_spec(state).ok();
+            let log = allocation.zip(spec).and_then(|(id, spec)| job_log(state, &spec, id));
+            let words = [Some(words), log].into_iter().flatten().collect::<Vec<_>>().join("\n");
+            NotThere::Refused(CliError::new(Exit::from_contract(exit_code), words))
+        }
         _ => NotThere::Yet(explain(error, context)),
     })
+}
+
+/// Nothing is left behind of what can't be; the hint says so.
+async fn give_up(state: &StateDir, spec: &ClusterSpec, context: &Context) -> String {
+    let program = context.program;
+    match bring_down(state, spec, Duration::ZERO).await {
+        Ok(()) => {
+            format!("what was submitted is cancelled; `{program} doctor` and `{program} queues` look closer")
+        }
+        Err(error) => {
+            context.out.warning(format!("it isn't sure that everything is cancelled: {}", error.message));
+            format!(
+                "`{program} down`, once the batch system answers, makes sure that nothing is left; what starts \
+                 before that leaves at once"
+            )
+        }
+    }
 }
 
 async fn bring_down(state: &StateDir, spec: &ClusterSpec, drain: Duration) -> Result<(), CliError> {
@@ -325,9 +353,8 @@ fn explain(error: UpError, context: &Context) -> CliError {
         UpError::Differs { .. } => CliError::config(error.to_string()).hint(format!(
             "`{program} up --replace` with the same flags replaces it; `{program} scale N` only changes the workers"
         )),
-        UpError::Refused { ref words, exit_code } => {
+        UpError::Refused { ref words, exit_code, .. } => {
             CliError::new(Exit::from_contract(exit_code), words.clone())
-                .hint(format!("what was submitted is cancelled; `{program} doctor` and `{program} queues` look closer"))
         }
         UpError::TimedOut { ref status, .. } => {
             let reasons: Vec<String> = status.allocations.iter().filter(|a| is_open(a)).map(reason).collect();

@@ -6,12 +6,14 @@ use crate::client::ClientError;
 use crate::net::Transport;
 use crate::protocol::{Reply, Request};
 use crate::scheduler::spec::ClusterSpec;
-use crate::state::{Intents, Role, StateDir, StateError, intent};
+use crate::state::{Intent, Intents, Outcome, Role, StateDir, StateError, intent};
 use std::time::{Duration, Instant};
 
 /// For the batch system to let go of cancelled jobs.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
 const SWEEP_WAIT: Duration = Duration::from_millis(300);
+/// For a controller that doesn't answer to come back.
+const BUSY_FOR: Duration = Duration::from_secs(15);
 
 #[derive(Debug, thiserror::Error)]
 pub enum DownError {
@@ -76,31 +78,71 @@ async fn wait_for_end(state: &StateDir) -> Result<(), StateError> {
     Ok(())
 }
 
-/// Cancels whatever bears this cluster's name in the batch system, until nothing does.
+/// Whether jobs of this cluster may exist, as far as was written down.
 ///
 /// # Errors
-/// The batch system can't be asked, or doesn't let go.
-pub async fn sweep(state: &StateDir, batch: &Batch) -> Result<Vec<String>, DownError> {
+/// The state directory can't be read.
+pub fn may_have_jobs(state: &StateDir) -> Result<bool, StateError> {
+    Ok(open_intents(state)?.open_ones().next().is_some())
+}
+
+fn open_intents(state: &StateDir) -> Result<Intents, StateError> {
     let identity = state.identity(Role::Admin)?;
-    let mut intents = Intents::open(&state.intents_dir(), identity.cluster_id())?;
+    Intents::open(&state.intents_dir(), identity.cluster_id())
+}
+
+/// Cancels whatever bears this cluster's name in the batch system, until nothing does. A job that comes to life after
+/// this all the same, because its submit's answer was lost or it can't be cancelled now, leaves at once.
+///
+/// # Errors
+/// The batch system can't be asked although jobs of ours may exist, or doesn't let go.
+pub async fn sweep(state: &StateDir, batch: &Batch) -> Result<Vec<String>, DownError> {
+    let mut intents = open_intents(state)?;
     if intents.list().next().is_none() {
         return Ok(Vec::new());
     }
-    let prefix = format!("jq{}", identity.cluster_id().short());
+    let open: Vec<Intent> = intents.open_ones().cloned().collect();
+    for intent in &open {
+        let job = match &intent.outcome {
+            Outcome::Submitted { job } => Some(job.clone()),
+            Outcome::Unwanted { job } => job.clone(),
+            _ => None,
+        };
+        intents.settle(&intent.name, Outcome::Unwanted { job })?;
+    }
+    let prefix = intent::prefix(state.identity(Role::Admin)?.cluster_id());
+    let patience = if open.is_empty() { Duration::ZERO } else { BUSY_FOR };
+    let mut swept = match sweep_by_name(batch, &prefix, patience).await {
+        Ok(swept) => swept,
+        // All that were ever submitted are known to be over: this was only to make sure.
+        Err(DownError::Batch(_)) if open.is_empty() => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    for intent in open {
+        let reason = "brought down".to_owned();
+        intents.settle(&intent.name, Outcome::Ended { job: None, reason })?;
+    }
+    intents.prune()?;
+    swept.sort();
+    swept.dedup();
+    Ok(swept)
+}
+
+async fn sweep_by_name(batch: &Batch, prefix: &str, patience: Duration) -> Result<Vec<String>, DownError> {
     let started = Instant::now();
     let mut swept = Vec::new();
     loop {
-        let live = match batch.sweep(&prefix).await {
+        let live = match batch.sweep(prefix).await {
             Ok(live) => live,
             // A controller that is busy gets another chance.
-            Err(error) if error.kind == ErrorKind::TryAgain && started.elapsed() < SWEEP_TIMEOUT / 2 => {
+            Err(error) if error.kind == ErrorKind::TryAgain && started.elapsed() < patience => {
                 tokio::time::sleep(SWEEP_WAIT).await;
                 continue;
             }
             Err(error) => return Err(error.into()),
         };
         if live.is_empty() {
-            break;
+            return Ok(swept);
         }
         let jobs: Vec<String> = live.into_iter().map(|id| id.0).collect();
         if started.elapsed() > SWEEP_TIMEOUT {
@@ -109,13 +151,4 @@ pub async fn sweep(state: &StateDir, batch: &Batch) -> Result<Vec<String>, DownE
         swept.extend(jobs);
         tokio::time::sleep(SWEEP_WAIT).await;
     }
-    let open: Vec<String> = intents.open_ones().map(|intent| intent.name.clone()).collect();
-    for name in open {
-        let reason = "brought down".to_owned();
-        intents.settle(&name, intent::Outcome::Ended { job: None, reason })?;
-    }
-    intents.prune()?;
-    swept.sort();
-    swept.dedup();
-    Ok(swept)
 }

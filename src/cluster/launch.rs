@@ -5,7 +5,7 @@ use crate::state::{Contact, StateDir, StateError};
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -55,27 +55,32 @@ pub async fn launch(state: &StateDir, spec: &ClusterSpec) -> Result<Contact, Lau
             return Ok(contact);
         }
         if let Ok(Some(status)) = child.try_wait() {
-            return Err(LaunchError::Ended { status: status.to_string(), tail: tail(&log) });
+            return Err(LaunchError::Ended { status: status.to_string(), tail: tail_of(&log) });
         }
         if started.elapsed() > START_TIMEOUT {
             // It must not come to life later, unasked for.
             let _ = child.kill();
             let _ = child.wait();
-            return Err(LaunchError::Silent { tail: tail(&log) });
+            return Err(LaunchError::Silent { tail: tail_of(&log) });
         }
         tokio::time::sleep(LOOK).await;
     }
 }
 
-/// The last lines of a log, for an error message.
-fn tail(log: &std::path::Path) -> String {
-    let read = || -> std::io::Result<String> {
-        let mut file = std::fs::File::open(log)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
-        let mut bytes = Vec::new();
-        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    read().unwrap_or_else(|error| format!("({}: {error})", log.display()))
+/// The end of the scheduler's log, for an error message.
+fn tail_of(log: &Path) -> String {
+    tail(log, TAIL_BYTES).unwrap_or_else(|error| format!("({}: {error})", log.display()))
+}
+
+/// The last bytes of a log.
+///
+/// # Errors
+/// It can't be read.
+pub(super) fn tail(log: &Path, nbytes: u64) -> std::io::Result<String> {
+    let mut file = std::fs::File::open(log)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(nbytes)))?;
+    let mut bytes = Vec::new();
+    file.take(nbytes).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -6,9 +6,12 @@ use super::liveness::{Liveness, Remains, look, remains};
 use crate::client::{Client, ClientError};
 use crate::journal::JournalError;
 use crate::net::Transport;
-use crate::protocol::{AllocationReport, AllocationStateName, Reply, Request, StatusReport, WorkerStateName};
+use crate::protocol::{
+    AllocationId, AllocationReport, AllocationStateName, Reply, Request, StatusReport, WorkerStateName,
+};
 use crate::scheduler::shell::transport;
 use crate::scheduler::spec::ClusterSpec;
+use crate::state::Intents;
 use crate::state::launch::{self as launch_right, LaunchRight, Launching};
 use crate::state::{ClusterFile, Contact, Holder, Role, StateDir, StateError};
 use std::path::PathBuf;
@@ -21,6 +24,8 @@ const LATER_LOOK: Duration = Duration::from_millis(200);
 const OTHERS_PATIENCE: Duration = Duration::from_secs(60);
 /// For the batch system's first word about what was submitted.
 const FIRST_WORD: Duration = Duration::from_secs(60);
+/// Of a job's log, in an error message.
+const LOG_TAIL_BYTES: u64 = 2000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum UpError {
@@ -46,7 +51,12 @@ pub enum UpError {
     Busy { name: String, path: PathBuf, holder: Holder },
     /// The batch system refused, or what it took can never start. Everything was cancelled.
     #[error("{words}")]
-    Refused { words: String, exit_code: u8 },
+    Refused {
+        words: String,
+        exit_code: u8,
+        /// Whose log may tell more.
+        allocation: Option<AllocationId>,
+    },
     #[error("{connected} of {wanted} workers were there after {} s", waited.as_secs())]
     TimedOut { connected: u32, wanted: u32, waited: Duration, status: Box<StatusReport> },
 }
@@ -89,7 +99,16 @@ pub async fn bring_up(state: &StateDir, wish: &Wish) -> Result<(Client, Brought)
             clear_away(state, &old, contact.epoch).await?;
             Ok((start(state, wish).await?, Brought::Afresh(Box::new((lost, contact)))))
         }
-        Some((_, Liveness::Down)) | None => Ok((start(state, wish).await?, Brought::Started)),
+        Some((old, Liveness::Down)) => {
+            // What a `down` couldn't cancel, because the batch system didn't answer.
+            if down::may_have_jobs(state)?
+                && let Some(batch) = old.batch(state)
+            {
+                down::sweep(state, &batch).await?;
+            }
+            Ok((start(state, wish).await?, Brought::Started))
+        }
+        None => Ok((start(state, wish).await?, Brought::Started)),
     }
 }
 
@@ -134,9 +153,14 @@ async fn reconcile(
         down::down(state, old, &identity_of(state, old)?, Duration::ZERO).await?;
         return Ok((start(state, wish).await?, Brought::Started));
     }
-    if wish.workers_given {
+    let before = status(&mut client).await?;
+    if wish.workers_given || before.stopped {
+        // A cluster that had stopped asking for workers begins again.
+        let workers = if wish.workers_given { wish.spec.workers } else { before.target };
         let request = crate::client::random_request()?;
-        client.call(Request::Scale { request, workers: wish.spec.workers }).await?;
+        client.call(Request::Scale { request, workers }).await?;
+    }
+    if wish.workers_given {
         let spec = ClusterSpec { workers: wish.spec.workers, ..old.clone() };
         write_spec(state, &spec)?;
     }
@@ -210,21 +234,23 @@ fn write_spec(state: &StateDir, spec: &ClusterSpec) -> Result<(), UpError> {
 }
 
 /// Waits until the batch system has said a first word about every allocation, or until `wanted` workers are there.
+/// A cluster that is `fresh` has nothing to lose: the first refusal, even a passing one, ends the wait.
 ///
 /// # Errors
-/// What was asked for is refused or can never start (then the caller should bring the cluster down); or the time is
-/// over.
+/// What was asked for is refused or can never start (then the caller should bring a fresh cluster down); or the time
+/// is over.
 pub async fn wait_for_workers(
     client: &mut Client,
     wanted: Option<u32>,
     timeout: Option<Duration>,
+    fresh: bool,
     mut progress: impl FnMut(&StatusReport),
 ) -> Result<StatusReport, UpError> {
     let started = Instant::now();
     loop {
         let status = status(client).await?;
         progress(&status);
-        if let Some(refusal) = refusal(&status) {
+        if let Some(refusal) = refusal(&status, fresh) {
             return Err(refusal);
         }
         let enough = match wanted {
@@ -256,21 +282,51 @@ pub async fn status(client: &mut Client) -> Result<StatusReport, ClientError> {
     }
 }
 
-/// Whether something about this cluster can never come right by itself.
-fn refusal(status: &StatusReport) -> Option<UpError> {
-    let wanted = |a: &&AllocationReport| a.state == AllocationStateName::Pending && a.never;
-    if let Some(stuck) = status.allocations.iter().find(wanted) {
+/// Whether something about this cluster can never come right by itself; if it is fresh, or won't soon.
+fn refusal(status: &StatusReport, fresh: bool) -> Option<UpError> {
+    use AllocationStateName::{Ended, Pending, Refused, Running, Submitting};
+    let refused = |words: String, exit_code, allocation| UpError::Refused { words, exit_code, allocation };
+    let all = &status.allocations;
+    if let Some(stuck) = all.iter().find(|a| a.state == Pending && a.never) {
         let words = format!("job {} will never start: {} ({})", stuck.job, stuck.reason, stuck.words);
-        return Some(UpError::Refused { words, exit_code: 78 });
+        return Some(refused(words, 78, None));
     }
-    let refused = |a: &&AllocationReport| a.state == AllocationStateName::Refused;
-    if let Some(refused) = status.allocations.iter().rev().find(refused) {
-        return Some(UpError::Refused { words: refused.reason.clone(), exit_code: refused.exit_code });
+    let last = all.iter().max_by_key(|a| a.id);
+    if let Some(last) = last.filter(|a| a.state == Refused && (fresh || status.stopped)) {
+        return Some(refused(last.reason.clone(), last.exit_code, None));
     }
+    let ended = all.iter().rev().find(|a| a.state == Ended);
     if status.stopped {
-        return Some(UpError::Refused { words: status.batch_trouble.clone(), exit_code: 78 });
+        return Some(refused(status.batch_trouble.clone(), 78, ended.map(|a| a.id)));
     }
-    None
+    if !fresh || status.connected > 0 {
+        return None;
+    }
+    let ambiguous = all.iter().any(|a| a.state == Submitting && !a.words.is_empty());
+    if ambiguous && status.failed_polls > 0 {
+        return Some(refused(status.batch_trouble.clone(), 75, None));
+    }
+    // One bad node of several is no reason to give up: others may be about to register.
+    let hopeless = status.workers.is_empty() && !all.iter().any(|a| a.state == Running);
+    ended.filter(|_| hopeless).map(|a| {
+        let words = format!("job {} ended before a worker of it was there: {}", a.job, a.reason);
+        refused(words, 78, Some(a.id))
+    })
+}
+
+/// What an allocation's job left in its log, for an error message.
+pub fn job_log(state: &StateDir, spec: &ClusterSpec, allocation: AllocationId) -> Option<String> {
+    let identity = state.identity(Role::Admin).ok()?;
+    let intents = Intents::open(&state.intents_dir(), identity.cluster_id()).ok()?;
+    let purpose = allocation.to_string();
+    let name = intents.list().filter(|intent| intent.purpose == purpose).last()?.name.clone();
+    let log = spec.job_log(state, &name);
+    let words = match launch::tail(&log, LOG_TAIL_BYTES) {
+        Ok(text) if text.trim().is_empty() => format!("its log {} is empty", log.display()),
+        Ok(text) => format!("its log {} ends with:\n{}", log.display(), text.trim_end()),
+        Err(error) => format!("it has no log {} ({error}): can jobs write there?", log.display()),
+    };
+    Some(words)
 }
 
 /// The batch system has answered about every allocation that is under way, or its workers are here.

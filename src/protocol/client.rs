@@ -203,6 +203,8 @@ pub struct StatusReport {
     pub stopped: bool,
     /// Questions that the batch system has answered.
     pub polls: u64,
+    /// Questions in a row that it has not answered.
+    pub failed_polls: u32,
     pub core_seconds_used: u64,
     pub core_seconds_idle: u64,
     pub uptime_s: u64,

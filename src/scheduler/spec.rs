@@ -33,6 +33,7 @@ impl ClusterSpec {
             dir: state.path().join("queue"),
             slots: self.slots(),
             queue_wait: profile.queue_wait,
+            command_timeout: self.settings.scheduler.command_timeout,
             environment: Vec::new(),
         };
         Some(Batch::new(system, site))

@@ -47,6 +47,8 @@ pub enum Outcome {
     Submitted { job: String },
     /// The submit timed out: a job of this name may or may not exist.
     Ambiguous,
+    /// Given up: should there be a job of this name, it is to leave as soon as it starts.
+    Unwanted { job: Option<String> },
     /// There is no such job, or no more.
     Ended { job: Option<String>, reason: String },
 }
@@ -205,10 +207,27 @@ impl Intents {
     }
 }
 
+/// Whether a job of this name that starts now should go on. One of which nothing is known should: a file server may
+/// not show its intent yet.
+///
+/// # Errors
+/// The intent can't be read.
+pub fn is_wanted(dir: &Path, name: &str) -> Result<bool, StateError> {
+    let intent: Option<Intent> = read_toml(&dir.join(format!("{name}.toml")))?;
+    let over = |outcome: &Outcome| matches!(outcome, Outcome::Unwanted { .. } | Outcome::Ended { .. });
+    Ok(!intent.is_some_and(|intent| over(&intent.outcome)))
+}
+
+/// What the names of all jobs of a cluster begin with.
+#[must_use]
+pub fn prefix(cluster_id: ClusterId) -> String {
+    format!("{PREFIX}{}", cluster_id.short())
+}
+
 /// The job name of an intent: at most 15 characters, letters and digits only. `None` beyond the last one.
 #[must_use]
 pub fn job_name(cluster_id: ClusterId, sequence: u64) -> Option<String> {
-    (sequence < SEQUENCE_END).then(|| format!("{PREFIX}{}{}", cluster_id.short(), base36(sequence)))
+    (sequence < SEQUENCE_END).then(|| format!("{}{}", prefix(cluster_id), base36(sequence)))
 }
 
 /// The number of a job name of this cluster; `None` for the names of others.
@@ -263,6 +282,13 @@ mod tests {
             [Outcome::Submitted { job: "812[]".into() }, Outcome::Ambiguous, ended]
         );
         assert_eq!(again.open_ones().count(), 2);
+        // A job that starts late finds out whether it is still wanted.
+        let wanted = |name: &str| is_wanted(dir.path(), name).unwrap();
+        assert!(wanted(&first.name) && wanted(&second.name) && !wanted(&third.name) && wanted("jq3f3f3fz"));
+        intents.settle(&second.name, Outcome::Unwanted { job: None }).unwrap();
+        assert!(!wanted(&second.name));
+        assert_eq!(intents.open_ones().count(), 2, "it may exist, so a sweep looks for it");
+        intents.settle(&second.name, Outcome::Ambiguous).unwrap();
         assert_eq!(again.get(&second.name).unwrap().outcome, Outcome::Ambiguous);
         assert!(intents.settle("jq3f3f3fzz", Outcome::Ambiguous).is_err());
     }

@@ -33,7 +33,10 @@ fn up_again_finds_the_cluster_and_reconciles_the_workers() {
     assert_eq!((&status["epoch"], &status["connected"]), (&2.into(), &1.into()));
     assert_eq!(status["workers"][0]["cores"], 2);
     let said = sandbox.ok(["up"]);
-    assert!(said.contains("1 worker = 1 job x 1 worker x 2 cores"), "of the cluster, not of the flags: {said}");
+    assert!(
+        said.contains("1 worker = 1 job x 1 worker x 2 cores"),
+        "of the cluster, not of the flags: {said}"
+    );
 }
 
 #[test]
@@ -110,7 +113,8 @@ fn a_command_under_up_that_is_interrupted_takes_the_cluster_with_it() {
     let sandbox = Sandbox::new();
     for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let _ = fs::remove_file(sandbox.file("started"));
-        let words = ["up", "--queue", "local", "--workers", "1", "--", "sh", "-c", "touch started; exec sleep 1000"];
+        let words =
+            ["up", "--queue", "local", "--workers", "1", "--", "sh", "-c", "touch started; exec sleep 1000"];
         let up = start(&mut sandbox.jq(words), b"");
         eventually_sync("the command", || sandbox.file("started").exists().then_some(()));
         match signal {
@@ -165,7 +169,8 @@ fn queue_daemon(sandbox: &Sandbox) -> i32 {
 
 /// A program that tells that it has started, and waits to be let go.
 pub fn hold(sandbox: &Sandbox) {
-    let text = "#!/bin/sh\ntouch \"$1.started\"\nuntil [ -e \"$1.go\" ]; do sleep 0.02; done\ntouch \"$1.done\"\n";
+    let text =
+        "#!/bin/sh\ntouch \"$1.started\"\nuntil [ -e \"$1.go\" ]; do sleep 0.02; done\ntouch \"$1.done\"\n";
     sandbox.program("hold", text);
 }
 

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use super::eventually_sync;
 
-/// Nodes of the cluster: `node1`..`node8`, 4 cores and 4000 MB each; 1-6 in `spice`, 7-8 in `short`.
+/// Nodes of the cluster: `node1`..`node8`, 4 cores and 18000 MB each; 1-6 in `spice`, 7-8 in `short`.
 pub const NODES: u16 = 8;
 
 /// Ports of one cluster: the controller's and one a node.
@@ -129,6 +129,13 @@ impl Slurm {
     /// Let it go on.
     pub fn continue_controller(&self) {
         self.signal_controller(Signal::SIGCONT);
+    }
+
+    /// The same, if it was not killed.
+    pub fn continue_controller_if_there(&self) {
+        if self.controller.is_some() {
+            self.continue_controller();
+        }
     }
 
     /// Kill the controller, as a crash of its host would.
@@ -273,7 +280,7 @@ KillWait=5
 SlurmdTimeout=5
 SlurmctldTimeout=10
 MessageTimeout=10
-NodeName=node[1-{NODES}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=4 RealMemory=4000 State=UNKNOWN
+NodeName=node[1-{NODES}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=4 RealMemory=18000 State=UNKNOWN
 PartitionName=spice Nodes=node[1-6] Default=YES MaxTime=06:00:00 DefaultTime=00:10:00 State=UP
 PartitionName=short Nodes=node[7-{NODES}] MaxTime=00:05:00 DefaultTime=00:01:00 State=UP
 ",

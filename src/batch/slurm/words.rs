@@ -45,6 +45,7 @@ pub fn pending(state: &str, reason: &str, start_estimate: Option<u64>) -> JobSta
     // Only a plain pending job's reason says why it waits.
     let reason = if state == "PENDING" { reason } else { state };
     let (words, never) = explain(reason);
+    let reason = if reason == "None" { "" } else { reason };
     JobState::Pending { reason: reason.to_owned(), words, start_estimate, never }
 }
 

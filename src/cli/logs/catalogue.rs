@@ -148,6 +148,7 @@ fn allocation(state: &StateDir, spec: Option<&ClusterSpec>, intent: &Intent) -> 
         Outcome::Intended => (String::new(), "being submitted".to_owned()),
         Outcome::Submitted { job } => (job.clone(), "submitted".to_owned()),
         Outcome::Ambiguous => (String::new(), "submitted without an answer".to_owned()),
+        Outcome::Unwanted { job } => (job.clone().unwrap_or_default(), "given up".to_owned()),
         Outcome::Ended { job, reason } => (job.clone().unwrap_or_default(), reason.clone()),
     };
     Log {

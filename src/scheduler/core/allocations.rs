@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// Answers without the allocation before it counts as ended: a controller that is just back may know little.
 const MAX_ABSENT_POLLS: u8 = 3;
+/// A submit without an answer counts as pending for so long: its job may still appear.
+const AMBIGUOUS_FOR: Duration = Duration::from_secs(600);
 /// Allocations in a row that end without a worker before no more are asked for.
 const MAX_FAILED_STARTS: u32 = 5;
 /// First wait after a failed start or a passing refusal; doubles up to [`MAX_BACKOFF`].
@@ -32,6 +34,8 @@ struct Allocation {
     submitted: Time,
     absent_polls: u8,
     had_worker: bool,
+    /// The batch system has ended it and answers for its processes being gone.
+    confirmed_over: bool,
     /// We gave it up: its end is no failure, and it isn't wanted back.
     given_up: bool,
 }
@@ -52,6 +56,8 @@ pub(super) struct Allocations {
     changed: bool,
     /// Questions that the batch system has answered.
     pub polls: u64,
+    /// Questions in a row that it has not answered.
+    pub failed_polls: u32,
     /// Trouble with the batch system, in its words.
     pub trouble: String,
     sampled: Option<Time>,
@@ -83,9 +89,14 @@ impl Allocations {
         self.next = self.next.max(next);
     }
 
-    /// Whether a worker of this allocation would not be wanted.
+    /// Whether a worker of this allocation would not be wanted: it was given up, or counts as over and was replaced.
     pub fn is_superseded(&self, id: AllocationId) -> bool {
-        self.list.get(&id).is_none_or(|a| a.given_up)
+        self.list.get(&id).is_none_or(|a| a.given_up || !is_open(a))
+    }
+
+    /// Whether nothing of this allocation can run any more, by the batch system's word.
+    pub fn is_confirmed_over(&self, id: AllocationId) -> bool {
+        self.list.get(&id).is_some_and(|a| a.confirmed_over)
     }
 
     /// Not ended, and not refused.
@@ -109,8 +120,12 @@ impl Allocations {
         }
     }
 
+    /// Waits longer than the last time. Several failures of one round are one.
     fn back_off(&mut self, now: Time) {
         self.changed = true;
+        if self.backoff_until > now {
+            return;
+        }
         self.backoff = (self.backoff * 2).clamp(FIRST_BACKOFF, MAX_BACKOFF);
         self.backoff_until = now.plus(self.backoff);
     }
@@ -214,6 +229,7 @@ impl Core {
             submitted: self.now,
             absent_polls: 0,
             had_worker: false,
+            confirmed_over: false,
             given_up: false,
         };
         self.allocations.list.insert(id, allocation);
@@ -228,11 +244,16 @@ impl Core {
     fn retire_allocation(&mut self, id: AllocationId, out: &mut Vec<Action>) {
         self.give_up_allocation(id);
         for index in self.workers.of_allocation(id) {
-            self.workers.set_leaving(index);
-            if let Some(peer) = self.workers.get(index).and_then(|w| w.peer()) {
-                let message = ToWorker::Leave { reason: "scaled down".into(), now: false };
-                out.push(Action::ToWorker { peer, message, after: None });
-            }
+            self.ask_to_leave(index, "scaled down", out);
+        }
+    }
+
+    /// The worker finishes what it runs, takes nothing more, and ends. One that is lost is told when it comes back.
+    pub(super) fn ask_to_leave(&mut self, index: WorkerIndex, reason: &str, out: &mut Vec<Action>) {
+        self.workers.set_leaving(index);
+        if let Some(peer) = self.workers.get(index).and_then(|w| w.peer()) {
+            let message = ToWorker::Leave { reason: reason.to_owned(), now: false };
+            out.push(Action::ToWorker { peer, message, after: None });
         }
     }
 
@@ -283,10 +304,23 @@ impl Core {
         }
     }
 
-    pub(super) fn on_polled(&mut self, statuses: Vec<(AllocationId, String, AllocationStatus)>) {
-        self.allocations.trouble =
-            if self.allocations.stopped { self.allocations.trouble.clone() } else { String::new() };
+    pub(super) fn on_poll_failed(&mut self, words: String) {
+        self.allocations.failed_polls = self.allocations.failed_polls.saturating_add(1);
+        self.allocations.trouble = words;
+    }
+
+    pub(super) fn on_polled(
+        &mut self,
+        statuses: Vec<(AllocationId, String, AllocationStatus)>,
+        out: &mut Vec<Action>,
+    ) {
+        self.allocations.polls += 1;
+        self.allocations.failed_polls = 0;
+        if !self.allocations.stopped {
+            self.allocations.trouble.clear();
+        }
         for (id, job, status) in statuses {
+            let has_worker = self.connected_of(id) > 0;
             let Some(allocation) = self.allocations.list.get_mut(&id).filter(|a| is_open(a)) else {
                 continue;
             };
@@ -307,33 +341,42 @@ impl Core {
                     allocation.nodes = nodes;
                 }
                 AllocationStatus::Ended { words, confirmed } => {
-                    self.on_allocation_ended(id, &words, confirmed)
+                    self.on_allocation_ended(id, &words, confirmed, out)
                 }
+                // Its worker says more than the queue's silence.
+                AllocationStatus::Absent if has_worker => allocation.absent_polls = 0,
                 AllocationStatus::Absent => {
-                    allocation.absent_polls += 1;
-                    let young = self.now.since(allocation.submitted) < self.config.poll_interval * 2;
+                    allocation.absent_polls = allocation.absent_polls.saturating_add(1);
+                    let ambiguous = allocation.job.is_empty();
+                    let patience = if ambiguous { AMBIGUOUS_FOR } else { self.config.poll_interval * 2 };
+                    let young = self.now.since(allocation.submitted) < patience;
                     if allocation.absent_polls >= MAX_ABSENT_POLLS && !young {
-                        self.on_allocation_ended(id, "the batch system knows it no more", false);
+                        self.on_allocation_ended(id, "the batch system knows it no more", false, out);
+                        // Should it appear after all.
+                        out.push(Action::CancelAllocations(vec![id]));
                     }
                 }
             }
         }
     }
 
-    fn on_allocation_ended(&mut self, id: AllocationId, words: &str, confirmed: bool) {
+    /// The batch system counts it as over. A worker that is still connected, say on a node that was given up,
+    /// brings what it runs to its end and leaves: its cores may be somebody else's by now. What a lost one ran is
+    /// placed again only if its processes are surely gone.
+    fn on_allocation_ended(&mut self, id: AllocationId, words: &str, confirmed: bool, out: &mut Vec<Action>) {
         let Some(allocation) = self.allocations.list.get_mut(&id) else { return };
         allocation.reason = words.to_owned();
+        allocation.confirmed_over = confirmed;
         let failed_start = !allocation.had_worker && !allocation.given_up;
         self.allocations.end(id, AllocationStateName::Ended);
         if failed_start {
             self.on_failed_start(words);
         }
-        if confirmed {
-            let mut ignored = Vec::new();
-            for index in self.workers.of_allocation(id) {
-                if matches!(self.workers.get(index).map(|w| &w.presence), Some(Presence::Lost { .. })) {
-                    self.on_departed(index, &format!("its job ended: {words}"), &mut ignored);
-                }
+        let reason = format!("its job ended: {words}");
+        for index in self.workers.of_allocation(id) {
+            match self.workers.get(index).map(|w| &w.presence) {
+                Some(Presence::Lost { .. }) if confirmed => self.on_departed(index, &reason, out),
+                _ => self.ask_to_leave(index, &reason, out),
             }
         }
     }

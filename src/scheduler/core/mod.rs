@@ -171,8 +171,8 @@ impl Core {
             Event::PeerLost { peer, reason } => self.on_peer_lost(peer, &reason, out),
             Event::Durable(seq) => self.on_durable(seq),
             Event::Submitted { allocation, outcome } => self.on_submitted(allocation, outcome),
-            Event::Polled(statuses) => self.on_polled(statuses),
-            Event::PollFailed { words } => self.allocations.trouble = words,
+            Event::Polled(statuses) => self.on_polled(statuses, out),
+            Event::PollFailed { words } => self.on_poll_failed(words),
             Event::Tick => {}
         }
         if self.now >= self.next_sweep {

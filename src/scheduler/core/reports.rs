@@ -117,6 +117,7 @@ impl Core {
             batch_trouble: self.allocations.trouble.clone(),
             stopped: self.allocations.stopped,
             polls: self.allocations.polls,
+            failed_polls: self.allocations.failed_polls,
             core_seconds_used: self.allocations.core_seconds(self.now).0,
             core_seconds_idle: self.allocations.core_seconds(self.now).1,
             uptime_s: self.now.since(self.started).as_secs(),

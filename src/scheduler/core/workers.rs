@@ -310,6 +310,10 @@ impl Core {
         let heartbeat_ms = self.config.heartbeat.as_millis() as u64;
         let welcome = ToWorker::Welcome { epoch: self.config.epoch, index, heartbeat_ms };
         out.push(Action::ToWorker { peer, message: welcome, after: None });
+        if self.workers.get(index).is_some_and(|w| w.leaving) {
+            // It may not have heard it before its link broke.
+            self.ask_to_leave(index, "it was asked to before", out);
+        }
         self.on_worker_started(index);
         self.settle_registration(index, &holds, &runs, completions);
     }
@@ -390,6 +394,10 @@ impl Core {
 
     /// The link is gone. Kernels go elsewhere at once; commands wait until it is sure that they don't run.
     fn on_lost(&mut self, index: WorkerIndex, reason: &str, out: &mut Vec<Action>) {
+        let allocation = self.workers.get(index).map(|w| w.registration.allocation);
+        if allocation.is_some_and(|id| self.allocations.is_confirmed_over(id)) {
+            return self.on_departed(index, &format!("its job ended: {reason}"), out);
+        }
         let settle_at = self.now.plus(self.config.death_timeout + super::LOST_COMMAND_MARGIN);
         self.workers.set_presence(index, Presence::Lost { settle_at, reason: reason.to_owned() });
         self.lose_values_of(index);

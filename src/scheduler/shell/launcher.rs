@@ -1,7 +1,7 @@
 //! Talks to the batch system, one command at a time: intents, submits, cancels, and one question for all jobs.
 
 use super::Incoming;
-use crate::batch::{Batch, BatchError, ErrorKind, JobId, JobState, Outcome, Templates};
+use crate::batch::{Batch, BatchError, ErrorKind, JobId, JobState, JobStatus, Outcome, Templates};
 use crate::protocol::AllocationId;
 use crate::scheduler::event::{AllocationStatus, Event, SubmitOutcome};
 use crate::scheduler::spec::ClusterSpec;
@@ -16,6 +16,13 @@ use tracing::{info, warn};
 const SOON: Duration = Duration::from_secs(2);
 /// A queue of our own costs nothing to ask.
 const OWN_QUEUE_INTERVAL: Duration = Duration::from_secs(1);
+/// A batch system that failed and then isn't well either gets no submits for so long: each of a burst would take ten
+/// seconds of a hung controller.
+const BREAK: Duration = Duration::from_secs(10);
+/// A cancel that the queue doesn't show is repeated after so long.
+const CANCEL_AGAIN: Duration = Duration::from_secs(10);
+/// A submit without an answer is looked for so long, by the name of its job.
+const AMBIGUOUS_FOR: Duration = Duration::from_secs(600);
 
 pub(super) enum Command {
     Submit(AllocationId),
@@ -29,8 +36,17 @@ pub(super) enum Command {
 /// A job that isn't over, as far as we know.
 struct Job {
     name: String,
+    /// None: its submit has had no answer.
     id: Option<JobId>,
-    cancelled: bool,
+    submitted: Instant,
+    /// Since when it isn't wanted any more.
+    cancelled: Option<Instant>,
+}
+
+struct Trouble {
+    error: BatchError,
+    /// When its health was found to be bad as well.
+    unwell_since: Option<Instant>,
 }
 
 pub(super) struct Launcher {
@@ -39,15 +55,23 @@ pub(super) struct Launcher {
     epoch: u32,
     batch: Batch,
     intents: Intents,
+    /// What the names of all jobs of this cluster begin with.
+    prefix: String,
     templates: Templates,
     jobs: BTreeMap<AllocationId, Job>,
     events: mpsc::Sender<Incoming>,
     interval: Duration,
+    /// Least time between two polls, whatever happens.
+    soon: Duration,
     next_poll: Instant,
-    last_poll: Instant,
+    last_poll: Option<Instant>,
+    /// The last word of a batch system that is dead, hung or at a limit.
+    trouble: Option<Trouble>,
 }
 
 impl Launcher {
+    /// # Errors
+    /// The cluster's batch system, identity, intents or templates can't be used.
     pub fn new(
         state: StateDir,
         spec: ClusterSpec,
@@ -61,22 +85,30 @@ impl Launcher {
         let intents = Intents::open(&state.intents_dir(), identity.cluster_id())?;
         let templates = spec.templates()?;
         let own_queue = batch.system().programs().is_empty();
-        let interval = if own_queue { OWN_QUEUE_INTERVAL } else { spec.settings.scheduler.poll_interval };
-        let now = Instant::now();
+        let (interval, soon) = if own_queue {
+            (OWN_QUEUE_INTERVAL, SOON)
+        } else {
+            let settings = &spec.settings;
+            (settings.scheduler.poll_interval, SOON.max(settings.limits.min_poll_interval))
+        };
+        let prefix = intent::prefix(identity.cluster_id());
         let jobs = BTreeMap::new();
-        let next_poll = now + interval;
+        let next_poll = Instant::now() + interval;
         Ok(Launcher {
             state,
             spec,
             epoch,
             batch,
             intents,
+            prefix,
             templates,
             jobs,
             events,
             interval,
+            soon,
             next_poll,
-            last_poll: now,
+            last_poll: None,
+            trouble: None,
         })
     }
 
@@ -107,7 +139,9 @@ impl Launcher {
     }
 
     fn poll_soon(&mut self) {
-        self.next_poll = self.next_poll.min((self.last_poll + SOON).max(Instant::now()));
+        let now = Instant::now();
+        let earliest = self.last_poll.map_or(now + SOON, |last| (last + self.soon).max(now));
+        self.next_poll = self.next_poll.min(earliest);
     }
 
     async fn tell(&self, event: Event) {
@@ -136,7 +170,38 @@ impl Launcher {
         self.poll_soon();
     }
 
+    /// Notes whether the batch system is well.
+    fn judge<T>(&mut self, result: &Result<T, BatchError>) {
+        match result {
+            Ok(_) => self.trouble = None,
+            Err(error) if matches!(error.kind, ErrorKind::TryAgain | ErrorKind::Ambiguous) => {
+                self.trouble = Some(Trouble { error: error.clone(), unwell_since: None });
+            }
+            // It answered, if not as we wished.
+            Err(_) => {}
+        }
+    }
+
+    /// After a failure: whether the batch system is well again, asked once in a while.
+    async fn well_enough(&mut self) -> Result<(), BatchError> {
+        let Some(trouble) = &self.trouble else { return Ok(()) };
+        let broken = trouble.unwell_since.is_some_and(|since| since.elapsed() < BREAK);
+        if !broken && self.batch.health().await.is_ok() {
+            self.trouble = None;
+        }
+        let Some(trouble) = &mut self.trouble else { return Ok(()) };
+        if !broken {
+            trouble.unwell_since = Some(Instant::now());
+        }
+        Err(BatchError {
+            kind: ErrorKind::TryAgain,
+            summary: "not submitted, since the batch system failed a moment ago".to_owned(),
+            ..trouble.error.clone()
+        })
+    }
+
     async fn try_submit(&mut self, id: AllocationId) -> Result<JobId, BatchError> {
+        self.well_enough().await?;
         let unusable = |error: &dyn std::fmt::Display| BatchError::new(ErrorKind::Refused, error.to_string());
         let intent = self.intents.intend(self.epoch, &id.to_string()).map_err(|e| unusable(&e))?;
         let name = intent.name;
@@ -144,8 +209,10 @@ impl Launcher {
         let script = ClusterSpec::job_script(&self.state, &name);
         let text = self.batch.system().render(&spec, &self.templates)?;
         crate::state::files::write_atomic(&script, text.as_bytes()).map_err(|e| unusable(&e))?;
-        self.jobs.insert(id, Job { name: name.clone(), id: None, cancelled: false });
+        let job = Job { name: name.clone(), id: None, submitted: Instant::now(), cancelled: None };
+        self.jobs.insert(id, job);
         let result = self.batch.submit(&spec, &script).await;
+        self.judge(&result);
         let outcome = match &result {
             Ok(job) => intent::Outcome::Submitted { job: job.0.clone() },
             Err(error) if error.kind == ErrorKind::Ambiguous => intent::Outcome::Ambiguous,
@@ -172,27 +239,41 @@ impl Launcher {
 
     async fn cancel(&mut self, ids: &[AllocationId]) {
         let mut jobs = Vec::new();
+        let mut nameless = Vec::new();
         for id in ids {
-            if let Some(job) = self.jobs.get_mut(id) {
-                job.cancelled = true;
-                jobs.extend(job.id.clone());
+            let Some(job) = self.jobs.get_mut(id) else { continue };
+            job.cancelled = Some(Instant::now());
+            match &job.id {
+                Some(id) => jobs.push(id.clone()),
+                None => nameless.push(job.name.clone()),
             }
         }
-        if !jobs.is_empty()
-            && let Err(error) = self.batch.cancel(&jobs).await
-        {
-            warn!("jobs could not be cancelled: {error}");
+        // What can't be cancelled yet must leave by itself when it starts.
+        for name in nameless {
+            self.settle(&name, intent::Outcome::Unwanted { job: None });
         }
+        self.scancel(&jobs).await;
         self.poll_soon();
     }
 
+    async fn scancel(&mut self, jobs: &[JobId]) {
+        if !jobs.is_empty()
+            && let Err(error) = self.batch.cancel(jobs).await
+        {
+            warn!("jobs could not be cancelled: {error}");
+        }
+    }
+
     async fn poll(&mut self) {
-        self.last_poll = Instant::now();
-        self.next_poll = self.last_poll + self.interval;
+        let now = Instant::now();
+        self.last_poll = Some(now);
+        self.next_poll = now + self.interval.mul_f64(jitter());
         if self.jobs.is_empty() {
             return;
         }
-        match self.ask().await {
+        let answer = self.ask().await;
+        self.judge(&answer);
+        match answer {
             Ok(statuses) => self.tell(Event::Polled(statuses)).await,
             Err(error) => {
                 warn!("the batch system can't be asked: {error}");
@@ -201,23 +282,24 @@ impl Launcher {
         }
     }
 
+    /// One question for the whole cluster.
     async fn ask(&mut self) -> Result<Vec<(AllocationId, String, AllocationStatus)>, BatchError> {
-        self.find_ambiguous().await?;
-        let ids: Vec<JobId> = self.jobs.values().filter_map(|job| job.id.clone()).collect();
-        let found = self.batch.status(&ids).await?;
+        let found = self.look().await?;
         let mut statuses = Vec::new();
         let mut over = Vec::new();
-        for (allocation, job) in &self.jobs {
+        let mut again = Vec::new();
+        for (allocation, job) in &mut self.jobs {
             let Some(id) = &job.id else {
                 statuses.push((*allocation, String::new(), AllocationStatus::Absent));
                 continue;
             };
-            let status = match found.iter().find(|status| status.id == *id) {
-                None => AllocationStatus::Absent,
-                Some(status) => translate(&status.state),
-            };
+            let state = found.iter().find(|status| status.id == *id).map(|status| &status.state);
+            let status = state.map_or(AllocationStatus::Absent, translate);
             if let AllocationStatus::Ended { words, .. } = &status {
                 over.push((*allocation, id.clone(), words.clone()));
+            } else if state.is_some() && job.cancelled.is_some_and(|at| at.elapsed() >= CANCEL_AGAIN) {
+                job.cancelled = Some(Instant::now());
+                again.push(id.clone());
             }
             statuses.push((*allocation, id.0.clone(), status));
         }
@@ -226,29 +308,47 @@ impl Launcher {
                 self.settle(&job.name, intent::Outcome::Ended { job: Some(id.0), reason });
             }
         }
+        self.scancel(&again).await;
+        // What never appeared and isn't wanted any more; its intent still tells it to leave.
+        self.jobs.retain(|_, job| {
+            job.id.is_some() || job.cancelled.is_none() || job.submitted.elapsed() < AMBIGUOUS_FOR
+        });
         Ok(statuses)
     }
 
-    /// Looks for jobs whose submit had no answer, by their names; cancels those that are not wanted any more.
-    async fn find_ambiguous(&mut self) -> Result<(), BatchError> {
-        let unknown: Vec<(AllocationId, String)> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| job.id.is_none())
-            .map(|(id, job)| (*id, job.name.clone()))
-            .collect();
-        for (allocation, name) in unknown {
-            let found = self.batch.find(&name).await?;
-            let Some(found) = found.into_iter().find(|job| job.name == name) else { continue };
-            self.settle(&name, intent::Outcome::Submitted { job: found.id.0.clone() });
-            let Some(job) = self.jobs.get_mut(&allocation) else { continue };
-            job.id = Some(found.id.clone());
-            if job.cancelled {
-                self.batch.cancel(std::slice::from_ref(&found.id)).await?;
+    /// The jobs that the batch system knows, by their ids; by their names while some submit has had no answer.
+    async fn look(&mut self) -> Result<Vec<JobStatus>, BatchError> {
+        if self.jobs.values().all(|job| job.id.is_some()) {
+            let ids: Vec<JobId> = self.jobs.values().filter_map(|job| job.id.clone()).collect();
+            return self.batch.status(&ids).await;
+        }
+        let mut found = self.batch.find(&self.prefix).await?;
+        found.retain(|status| self.jobs.values().any(|job| job.name == status.name));
+        self.batch.explain(&mut found).await;
+        let mut unwanted = Vec::new();
+        for status in &found {
+            let job = self.jobs.values_mut().find(|job| job.id.is_none() && job.name == status.name);
+            let Some(job) = job else { continue };
+            info!("the submit of {} had no answer, but it is job {}", job.name, status.id);
+            job.id = Some(status.id.clone());
+            let name = job.name.clone();
+            if job.cancelled.is_some() {
+                unwanted.push(status.id.clone());
+                self.settle(&name, intent::Outcome::Unwanted { job: Some(status.id.0.clone()) });
+            } else {
+                self.settle(&name, intent::Outcome::Submitted { job: status.id.0.clone() });
             }
         }
-        Ok(())
+        self.scancel(&unwanted).await;
+        Ok(found)
     }
+}
+
+/// From 1 to 1.2: clusters that were brought up together don't ask together for ever, and none asks too often.
+fn jitter() -> f64 {
+    let mut byte = [0u8];
+    let random = getrandom::fill(&mut byte).map_or(128, |()| byte[0]);
+    1.0 + f64::from(random) / 255.0 * 0.2
 }
 
 fn translate(state: &JobState) -> AllocationStatus {

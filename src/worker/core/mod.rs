@@ -20,6 +20,9 @@ use tasks::Task;
 /// Nanoseconds on this process's monotonic clock.
 pub type Nanos = u64;
 
+/// A command that was ended by SIGTERM counts as ended this much later: batch systems signal all of a job's processes,
+/// and if this worker is among them, it was the job's end and not the command's own.
+const SIGNAL_DOUBT: Duration = Duration::from_millis(500);
 /// How long a leaving worker waits for the acknowledgement of what it finished.
 const GOODBYE_GRACE: Duration = Duration::from_secs(10);
 
@@ -118,6 +121,8 @@ pub struct Core {
     /// Last sign of life of a scheduler.
     last_contact: Nanos,
     tasks: BTreeMap<Execution, Task>,
+    /// Commands that were ended by SIGTERM, until it is clear whom it was meant for.
+    doubtful: BTreeMap<Execution, Doubtful>,
     /// Executions that can start, by priority.
     runnable: BTreeSet<(u64, Execution)>,
     free: Free,
@@ -132,7 +137,15 @@ pub struct Core {
     finished: Vec<Completion>,
     replicas: Vec<Holding>,
     leaving: Option<Leaving>,
+    /// A signal ends this worker, and perhaps its commands beside it.
+    signalled: bool,
     exited: bool,
+}
+
+struct Doubtful {
+    until: Nanos,
+    nanos: u64,
+    outcome: Outcome,
 }
 
 struct Leaving {
@@ -200,6 +213,7 @@ impl Core {
             next_heartbeat: now,
             last_contact: now,
             tasks: BTreeMap::new(),
+            doubtful: BTreeMap::new(),
             runnable: BTreeSet::new(),
             free,
             held: BTreeMap::new(),
@@ -211,6 +225,7 @@ impl Core {
             finished: Vec::new(),
             replicas: Vec::new(),
             leaving: None,
+            signalled: false,
             exited: false,
             config,
         }
@@ -229,7 +244,11 @@ impl Core {
                 out.push(Action::Send(FromWorker::Placed { execution, outcome }));
             }
             Event::ValueLost { task } => drop(self.held.remove(&task)),
-            Event::AskedToLeave { reason } => self.leave(reason),
+            Event::AskedToLeave { reason } => {
+                self.signalled = true;
+                self.settle_doubts(out);
+                self.leave(reason);
+            }
             Event::Tick => {}
         }
     }
@@ -237,6 +256,7 @@ impl Core {
     /// Starts what can start, reports what ended, and does what is due. Call it after the events that have arrived.
     pub fn settle_down(&mut self, now: Nanos, out: &mut Vec<Action>) {
         self.now = now;
+        self.settle_doubts(out);
         self.start_runnable(out);
         if self.welcomed {
             if !self.replicas.is_empty() {
@@ -261,7 +281,8 @@ impl Core {
         }
         let heartbeat = self.welcomed.then_some(self.next_heartbeat);
         let goodbye = self.leaving.as_ref().and_then(|leaving| leaving.goodbye_by);
-        [heartbeat, goodbye, Some(self.death())].into_iter().flatten().min()
+        let doubt = self.doubtful.values().map(|doubtful| doubtful.until).min();
+        [heartbeat, goodbye, doubt, Some(self.death())].into_iter().flatten().min()
     }
 
     /// When this worker gives its scheduler up.

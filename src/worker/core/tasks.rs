@@ -1,6 +1,6 @@
 //! An assigned task's way through a worker: its inputs come, it starts when there is room, it ends, it is reported.
 
-use super::{Action, Assignment, Core, Execution, Input, Outcome};
+use super::{Action, Assignment, Core, Doubtful, Execution, Input, Nanos, Outcome, SIGNAL_DOUBT};
 use crate::graph::{Op, Resources, TaskId};
 use crate::protocol::{ErrorKind, Holding, Source, TaskError};
 use std::sync::Arc;
@@ -147,9 +147,29 @@ impl Core {
         outcome: Outcome,
         out: &mut Vec<Action>,
     ) {
-        let Some(task) = self.tasks.remove(&execution) else {
+        let Some(task) = self.tasks.get(&execution) else { return };
+        if !task.cancelled && !self.signalled && is_terminated(&outcome) {
+            let until = self.now + SIGNAL_DOUBT.as_nanos() as Nanos;
+            self.doubtful.insert(execution, Doubtful { until, nanos, outcome });
             return;
-        };
+        }
+        self.conclude(execution, nanos, outcome, out);
+    }
+
+    /// Commands ended by SIGTERM whose doubt is over.
+    pub(super) fn settle_doubts(&mut self, out: &mut Vec<Action>) {
+        let due = |doubtful: &Doubtful| self.signalled || doubtful.until <= self.now;
+        let due: Vec<Execution> =
+            self.doubtful.iter().filter(|(_, doubtful)| due(doubtful)).map(|(e, _)| *e).collect();
+        for execution in due {
+            if let Some(Doubtful { nanos, outcome, .. }) = self.doubtful.remove(&execution) {
+                self.conclude(execution, nanos, outcome, out);
+            }
+        }
+    }
+
+    fn conclude(&mut self, execution: Execution, nanos: u64, outcome: Outcome, out: &mut Vec<Action>) {
+        let Some(task) = self.tasks.remove(&execution) else { return };
         self.free.give_back(&task.needs);
         if task.cancelled {
             return self.drop_outcome(execution, outcome, out);
@@ -157,6 +177,12 @@ impl Core {
         if let Outcome::Held { nbytes } = outcome {
             self.held.insert(execution.task, nbytes);
         }
+        // The job's end took the command with it: it runs again elsewhere.
+        let outcome = if self.signalled && fails_with_its_job(&task.op, &outcome) {
+            Outcome::Cancelled
+        } else {
+            outcome
+        };
         self.complete(execution, nanos, outcome);
     }
 
@@ -176,6 +202,9 @@ impl Core {
         match self.tasks.get_mut(&execution) {
             Some(task) if task.running && !task.cancelled => {
                 task.cancelled = true;
+                if let Some(Doubtful { nanos, outcome, .. }) = self.doubtful.remove(&execution) {
+                    return self.conclude(execution, nanos, outcome, out);
+                }
                 out.push(Action::Kill(execution));
             }
             Some(task) if !task.running => self.drop_task(execution),
@@ -205,4 +234,19 @@ impl Core {
             out.push(Action::Free(task));
         }
     }
+}
+
+/// Whether a command was ended by SIGTERM, itself or as a shell tells of its child.
+fn is_terminated(outcome: &Outcome) -> bool {
+    const SIGTERM: i32 = 15;
+    let Outcome::Erred { error, .. } = outcome else { return false };
+    matches!(error.kind, ErrorKind::Signal(SIGTERM)) || error.kind == ErrorKind::Exit(128 + SIGTERM)
+}
+
+/// Whether a failure may be the work of the signal that ends this worker's job. One that must not run twice stays
+/// failed.
+fn fails_with_its_job(op: &Op, outcome: &Outcome) -> bool {
+    let Outcome::Erred { error, .. } = outcome else { return false };
+    let kind = matches!(error.kind, ErrorKind::Signal(_) | ErrorKind::Exit(_) | ErrorKind::Task);
+    kind && matches!(op, Op::Command(spec) if !spec.at_most_once)
 }

@@ -181,6 +181,9 @@ impl CommandHost {
                 PlannedOutput { temporary, target, fenced: output.fenced }
             })
             .collect();
+        for output in &outputs {
+            discard(&outputs::earlier_temporaries(&output.target, attempt));
+        }
         let temporaries: Vec<PathBuf> = outputs.iter().map(|o| o.temporary.clone()).collect();
         fill.outputs = &temporaries;
         let argv = template::argv(spec, fill);

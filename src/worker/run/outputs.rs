@@ -1,6 +1,7 @@
 //! Declared outputs: a command writes a temporary file beside the one it is to make, and only an accepted
 //! attempt's temporary is renamed to it.
 
+use super::attempt::Attempt;
 use crate::graph::TaskId;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -11,6 +12,9 @@ use std::path::{Path, PathBuf};
 
 /// Longest file name that the usual file systems take, in bytes.
 const NAME_MAX: usize = 255;
+
+/// Earlier attempts that are cleared up after: more than a task's budgets of failures usually allow.
+const MAX_LEFTOVERS: u32 = 32;
 
 /// Why an accepted output isn't in its place.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +42,14 @@ pub fn temporary_path(target: &Path, task: TaskId, epoch: u32, attempt: u32) -> 
     file.extend_from_slice(kept);
     file.extend_from_slice(suffix.as_bytes());
     target.with_file_name(OsString::from_vec(file))
+}
+
+/// What earlier attempts of this epoch may have left beside `target`: their workers died, and nobody else clears it
+/// away. An attempt is only made when all before it are surely over.
+pub(super) fn earlier_temporaries(target: &Path, attempt: &Attempt) -> Vec<(PathBuf, PathBuf)> {
+    let first = attempt.attempt.saturating_sub(MAX_LEFTOVERS).max(1);
+    let of = |earlier| temporary_path(target, attempt.task, attempt.epoch, earlier);
+    (first..attempt.attempt).map(|earlier| (of(earlier), target.to_owned())).collect()
 }
 
 /// Renames each `(temporary, target)`, durably: the file's bytes before its name, the directories last. Doing it
