@@ -78,7 +78,7 @@ fn a_machine_without_files_has_every_value() {
     assert_eq!(settings.scheduler.heartbeat, Duration::from_secs(10));
     assert_eq!(settings.scheduler.poll_interval, Duration::from_secs(30));
     assert_eq!((settings.worker.death_timeout, settings.worker.idle_timeout), (secs(120), secs(1800)));
-    assert_eq!((settings.task.inline_output, settings.task.kill_grace), (1 << 20, secs(10)));
+    assert_eq!((settings.task.inline_output, settings.task.kill_grace), (64 << 10, secs(10)));
     let profile = &settings.profile;
     assert_eq!((profile.system.as_str(), profile.queue.as_str()), ("slurm", "spice"));
     assert_eq!((profile.account.as_str(), profile.qos.as_str()), ("", ""), "the site's business");

@@ -73,10 +73,11 @@ impl From<ClientError> for CliError {
         match error {
             ClientError::NotUp { name } => not_up(&name),
             ClientError::State(error) => error.into(),
-            ClientError::Unreachable { .. } | ClientError::Link(_) => {
-                CliError::unavailable(error.to_string())
-                    .hint("`jq up` brings a dead cluster up again; `jq logs scheduler` tells how it ended")
-            }
+            ClientError::Unreachable { .. }
+            | ClientError::Link(_)
+            | ClientError::Afresh { .. }
+            | ClientError::Silent { .. } => CliError::unavailable(error.to_string())
+                .hint("`jq up` brings a dead cluster up again; `jq logs scheduler` tells how it ended"),
             ClientError::Refused { kind, reason } => {
                 let exit = match kind {
                     RefusalKind::Unknown | RefusalKind::Usage => Exit::Usage,

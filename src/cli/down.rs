@@ -8,6 +8,7 @@ use crate::config::parse_duration;
 use crate::scheduler::shell::transport;
 use crate::state::{Role, StateDir, StateError};
 use serde::Serialize;
+use std::io::Write as _;
 use std::time::Duration;
 
 #[derive(clap::Args)]
@@ -41,7 +42,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
             let spec = cluster_spec(&state)?;
             let links =
                 transport(&state, &spec, Role::Admin).map_err(|e| CliError::config(format!("{e:#}")))?;
-            block_on(async { down(&state, &spec, &links, args.drain).await.map_err(explain) })?
+            block_on(async { down(&state, &spec, &links, args.drain, tell_waiting).await.map_err(explain) })?
         }
     };
     if args.purge {
@@ -77,6 +78,17 @@ fn tell(report: &Report, context: &Context) -> Result<Exit, CliError> {
     Ok(Exit::Ok)
 }
 
+/// Says why nothing happens for a while.
+pub fn tell_waiting() {
+    let seconds = crate::state::lease::CLAIM_AFTER.as_secs();
+    // A closed stderr is no reason to stop.
+    let _ = writeln!(
+        std::io::stderr(),
+        "the scheduler can't be reached, and from this host it can't be seen whether it lives: watching its lease for \
+         {seconds} s"
+    );
+}
+
 /// What stood in the way, with its exit code.
 pub fn explain(error: DownError) -> CliError {
     match error {
@@ -84,6 +96,9 @@ pub fn explain(error: DownError) -> CliError {
         DownError::State(error) => error.into(),
         DownError::Batch(error) => {
             CliError::from(error).hint("`jq down` again, once the batch system answers")
+        }
+        DownError::StillThere => {
+            CliError::unavailable(error.to_string()).hint("`jq logs scheduler` tells what it waits for")
         }
         DownError::Left { .. } => CliError::new(Exit::TryAgain, error.to_string()).hint("`jq down` again"),
     }

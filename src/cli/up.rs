@@ -127,7 +127,8 @@ async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) 
         given.extend(["profile.system".to_owned(), "profile.queue".to_owned()]);
     }
     let wish = Wish { spec, workers_given: args.cluster.workers.is_some(), given, replace: args.replace };
-    let (mut client, brought) = bring_up(&state, &wish).await.map_err(|error| explain(error, context))?;
+    let (mut client, brought) =
+        bring_up(&state, &wish, super::down::tell_waiting).await.map_err(|error| explain(error, context))?;
     tell_losses(&brought, context);
     let ours = !matches!(brought, Brought::WasUp);
     match wait(args, ours, &state, &mut client, context).await {
@@ -220,9 +221,12 @@ async fn give_up(state: &StateDir, spec: &ClusterSpec, context: &Context) -> Str
 }
 
 async fn bring_down(state: &StateDir, spec: &ClusterSpec, drain: Duration) -> Result<(), CliError> {
+    // A cluster that was up already may have been asked for differently.
+    let in_force = cluster_spec(state).unwrap_or_else(|_| spec.clone());
+    let spec = &in_force;
     let links =
         transport(state, spec, Role::Admin).map_err(|error| CliError::config(format!("{error:#}")))?;
-    down::down(state, spec, &links, drain).await.map_err(super::down::explain)?;
+    down::down(state, spec, &links, drain, || ()).await.map_err(super::down::explain)?;
     Ok(())
 }
 

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For coming back to a scheduler whose link broke.
 const RECONNECT_FOR: Duration = Duration::from_secs(30);
+/// For an answer that the scheduler gives without waiting for anything but its disk.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const RECONNECT_WAIT: Duration = Duration::from_millis(200);
 /// Links that break before the scheduler ever said a word: it doesn't take us for one of its own.
 const UNANSWERED_TRIES: u32 = 3;
@@ -32,6 +34,13 @@ pub enum ClientError {
     Link(#[from] LinkError),
     #[error("the scheduler is not understood: {0}")]
     Answer(String),
+    /// Its scheduler died, and somebody brought the cluster up again: graph numbers mean others now.
+    #[error(
+        "the scheduler of cluster '{name}' died, and the cluster was brought up afresh: what it was asked for is lost"
+    )]
+    Afresh { name: String },
+    #[error("the scheduler of cluster '{name}' doesn't answer (nothing came for {} s)", ANSWER_TIMEOUT.as_secs())]
+    Silent { name: String },
     #[error("{reason}")]
     Refused { kind: RefusalKind, reason: String },
     #[error("{task}: {message}")]
@@ -50,6 +59,8 @@ pub struct Client {
     state: StateDir,
     transport: Transport,
     link: Link,
+    /// Of the scheduler that was first connected to: a later one doesn't know our graphs.
+    epoch: u32,
     next_call: u64,
     /// Whether the scheduler ever said anything.
     answered: bool,
@@ -86,8 +97,8 @@ impl Client {
     /// # Errors
     /// There is none, or it doesn't answer.
     pub async fn connect(state: StateDir, transport: Transport) -> Result<Client, ClientError> {
-        let link = open(&state, &transport).await?;
-        Ok(Client { state, transport, link, next_call: NO_CALL, answered: false })
+        let (link, epoch) = open(&state, &transport).await?;
+        Ok(Client { state, transport, link, epoch, next_call: NO_CALL, answered: false })
     }
 
     /// Asks, and returns the answer. A link that breaks is made anew and the request repeated: changing requests
@@ -134,7 +145,8 @@ impl Client {
     async fn reconnect(&self, since: Instant) -> Result<Link, ClientError> {
         loop {
             match open(&self.state, &self.transport).await {
-                Ok(link) => return Ok(link),
+                Ok((link, epoch)) if epoch == self.epoch => return Ok(link),
+                Ok(_) => return Err(ClientError::Afresh { name: self.state.name().to_owned() }),
                 // Brought down on purpose: nothing to wait for.
                 Err(error @ ClientError::NotUp { .. }) => return Err(error),
                 Err(error) if since.elapsed() > RECONNECT_FOR => return Err(error),
@@ -154,7 +166,7 @@ impl Client {
         let header = protocol::encode(&[message]).map_err(|error| ClientError::Answer(error.to_string()))?;
         self.link.writer.send_all(&[Frame::new(header)]).await?;
         loop {
-            let frame = self.link.reader.next().await?.ok_or(LinkError::CutShort)?;
+            let frame = self.next_frame(request).await?;
             let messages: Vec<ToClient> =
                 protocol::decode(&frame.header).map_err(|error| ClientError::Answer(error.to_string()))?;
             self.answered = true;
@@ -165,6 +177,19 @@ impl Client {
                 }
             }
         }
+    }
+
+    async fn next_frame(&mut self, request: &Request) -> Result<Frame, ClientError> {
+        // These take as long as tasks take.
+        let patient = matches!(request, Request::Wait { .. } | Request::Down { .. });
+        let next = self.link.reader.next();
+        let frame = if patient {
+            next.await?
+        } else {
+            let silent = |_| ClientError::Silent { name: self.state.name().to_owned() };
+            tokio::time::timeout(ANSWER_TIMEOUT, next).await.map_err(silent)??
+        };
+        Ok(frame.ok_or(LinkError::CutShort)?)
     }
 
     /// Submits the next part of a graph; returns once it is durable.
@@ -287,7 +312,8 @@ pub fn value_of(stored: StoredValue) -> Value {
     Value { header: stored.header.into(), buffers }
 }
 
-async fn open(state: &StateDir, transport: &Transport) -> Result<Link, ClientError> {
+/// A link to the scheduler that the contact file names, with its epoch.
+async fn open(state: &StateDir, transport: &Transport) -> Result<(Link, u32), ClientError> {
     let not_up = || ClientError::NotUp { name: state.name().to_owned() };
     let contact = state.read_contact()?.ok_or_else(not_up)?;
     let link = transport.connect(&contact.addresses, Role::Scheduler, CONNECT_TIMEOUT).await;
@@ -295,7 +321,7 @@ async fn open(state: &StateDir, transport: &Transport) -> Result<Link, ClientErr
         |source| ClientError::Unreachable { name: state.name().to_owned(), host: contact.host, source };
     let (reader, mut writer) = link.map_err(unreachable)?.split();
     writer.send_all(&[values::hello(PeerKind::Client)]).await?;
-    Ok(Link { reader, writer })
+    Ok((Link { reader, writer }, contact.epoch))
 }
 
 /// The error for an answer that doesn't belong to the request.

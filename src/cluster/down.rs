@@ -1,6 +1,6 @@
 //! Brings a cluster down: its scheduler ends it, and the batch system is asked until nothing of ours is left.
 
-use super::liveness::{Liveness, look};
+use super::liveness::{Liveness, look_patiently};
 use crate::batch::{Batch, BatchError, ErrorKind};
 use crate::client::ClientError;
 use crate::net::Transport;
@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// For the batch system to let go of cancelled jobs.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
+/// For a scheduler that goes down: its workers' grace, and its last cancels.
+const END_TIMEOUT: Duration = Duration::from_secs(90);
 const SWEEP_WAIT: Duration = Duration::from_millis(300);
 /// For a controller that doesn't answer to come back.
 const BUSY_FOR: Duration = Duration::from_secs(15);
@@ -23,6 +25,8 @@ pub enum DownError {
     State(#[from] StateError),
     #[error(transparent)]
     Batch(#[from] BatchError),
+    #[error("the scheduler has been told to end, and is still there after {} s", END_TIMEOUT.as_secs())]
+    StillThere,
     #[error("jobs are still in the queue {} s after they were cancelled: {jobs}", SWEEP_TIMEOUT.as_secs())]
     Left { jobs: String },
 }
@@ -36,7 +40,8 @@ pub struct Downed {
     pub swept: Vec<String>,
 }
 
-/// Ends the cluster, letting running tasks end for at most `drain`. Idempotent.
+/// Ends the cluster, letting running tasks end for at most `drain`. Idempotent. `waiting` is called before it is
+/// watched for half a minute whether an unreachable scheduler still lives.
 ///
 /// # Errors
 /// The scheduler lives but can't be reached, or the batch system doesn't let go of our jobs.
@@ -45,9 +50,10 @@ pub async fn down(
     spec: &ClusterSpec,
     transport: &Transport,
     drain: Duration,
+    waiting: impl FnOnce(),
 ) -> Result<Downed, DownError> {
     let mut downed = Downed::default();
-    match look(state, transport).await? {
+    match look_patiently(state, transport, waiting).await? {
         Liveness::Alive(mut client) => {
             downed.was_alive = true;
             let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
@@ -57,7 +63,9 @@ pub async fn down(
                 Ok(other) => return Err(crate::client::unexpected(&other).into()),
                 Err(error) => return Err(error.into()),
             }
-            wait_for_end(state).await?;
+            if !has_ended(state).await? {
+                return Err(DownError::StillThere);
+            }
         }
         Liveness::Down => {}
         Liveness::Dead(_) => state.remove_contact()?,
@@ -70,12 +78,15 @@ pub async fn down(
 }
 
 /// The scheduler removes its contact file when its last cancel is done.
-async fn wait_for_end(state: &StateDir) -> Result<(), StateError> {
+async fn has_ended(state: &StateDir) -> Result<bool, StateError> {
     let started = Instant::now();
-    while state.read_contact()?.is_some() && started.elapsed() < SWEEP_TIMEOUT {
+    while state.read_contact()?.is_some() {
+        if started.elapsed() > END_TIMEOUT {
+            return Ok(false);
+        }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Whether jobs of this cluster may exist, as far as was written down.

@@ -7,7 +7,8 @@ use crate::protocol::Counts;
 use crate::scheduler::core::{Core, CoreConfig};
 use crate::scheduler::event::{JournalSeq, Time};
 use crate::scheduler::record::Record;
-use crate::state::{Contact, StateDir, lease};
+use crate::state::{Contact, LeaseWatch, StateDir, lease};
+use std::time::Instant;
 
 /// What a look at a cluster shows.
 pub enum Liveness {
@@ -33,6 +34,42 @@ pub async fn look(state: &StateDir, transport: &Transport) -> Result<Liveness, C
             let seen = lease::look(state.path())?;
             let gone = seen.is_none_or(|seen| seen.released || seen.holder_is_gone());
             Ok(if gone { Liveness::Dead(contact) } else { Liveness::Unreachable(error) })
+        }
+    }
+}
+
+/// The same, but where the scheduler can't be reached and its process can't be looked at from here (another host, or
+/// this one since a reboot), watches the lease until it has stood still long enough. `waiting` is called before that.
+///
+/// # Errors
+/// The state directory can't be read.
+pub async fn look_patiently(
+    state: &StateDir,
+    transport: &Transport,
+    waiting: impl FnOnce(),
+) -> Result<Liveness, ClientError> {
+    let unreachable = match look(state, transport).await? {
+        Liveness::Unreachable(error) => error,
+        other => return Ok(other),
+    };
+    let (Some(contact), Some(seen)) = (state.read_contact()?, lease::look(state.path())?) else {
+        return Ok(Liveness::Down);
+    };
+    if seen.holder.liveness() == lease::Liveness::Alive {
+        return Ok(Liveness::Unreachable(unreachable));
+    }
+    waiting();
+    let (started, mut watch) = (Instant::now(), LeaseWatch::default());
+    watch.may_claim(&seen, started.elapsed());
+    loop {
+        tokio::time::sleep(lease::BEAT_EVERY / 5).await;
+        let Some(now) = lease::look(state.path())? else { return Ok(Liveness::Down) };
+        if now.counter != seen.counter || now.epoch != seen.epoch {
+            // It lives; perhaps it can be reached now.
+            return look(state, transport).await;
+        }
+        if watch.may_claim(&now, started.elapsed()) {
+            return Ok(Liveness::Dead(contact));
         }
     }
 }

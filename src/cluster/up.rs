@@ -2,7 +2,7 @@
 
 use super::down::{self, DownError};
 use super::launch::{self, LaunchError};
-use super::liveness::{Liveness, Remains, look, remains};
+use super::liveness::{Liveness, Remains, look_patiently, remains};
 use crate::client::{Client, ClientError};
 use crate::journal::JournalError;
 use crate::net::Transport;
@@ -48,7 +48,7 @@ pub enum UpError {
         "process {} on {} has been bringing cluster '{name}' up for {} s; if it is gone, remove {}",
         holder.pid, holder.host, OTHERS_PATIENCE.as_secs(), path.display()
     )]
-    Busy { name: String, path: PathBuf, holder: Holder },
+    Busy { name: String, path: PathBuf, holder: Box<Holder> },
     /// The batch system refused, or what it took can never start. Everything was cancelled.
     #[error("{words}")]
     Refused {
@@ -79,19 +79,20 @@ pub enum Brought {
     WasUp,
 }
 
-/// Brings the cluster up, unless it is.
+/// Brings the cluster up, unless it is. `waiting` is called before it is watched for half a minute whether an
+/// unreachable scheduler still lives.
 ///
 /// # Errors
 /// [`UpError`] says what stood in the way; nothing that was started by this call is left running.
-pub async fn bring_up(state: &StateDir, wish: &Wish) -> Result<(Client, Brought), UpError> {
-    if let Some((old, Liveness::Alive(client))) = known(state).await?
+pub async fn bring_up(state: &StateDir, wish: &Wish, waiting: fn()) -> Result<(Client, Brought), UpError> {
+    if let Some((old, Liveness::Alive(client))) = known(state, waiting).await?
         && (!wish.replace || differences(&old, &wish.spec, &wish.given).is_empty())
     {
         return reconcile(state, wish, &old, *client).await;
     }
     let _right = right_to_launch(state).await?;
     // Somebody else may have brought it up before it was our turn.
-    match known(state).await? {
+    match known(state, waiting).await? {
         Some((old, Liveness::Alive(client))) => reconcile(state, wish, &old, *client).await,
         Some((_, Liveness::Unreachable(error))) => Err(error.into()),
         Some((old, Liveness::Dead(contact))) => {
@@ -113,10 +114,10 @@ pub async fn bring_up(state: &StateDir, wish: &Wish) -> Result<(Client, Brought)
 }
 
 /// The cluster as it was asked for, and whether it lives; `None`: it never came up.
-async fn known(state: &StateDir) -> Result<Option<(ClusterSpec, Liveness)>, UpError> {
+async fn known(state: &StateDir, waiting: impl FnOnce()) -> Result<Option<(ClusterSpec, Liveness)>, UpError> {
     let Some(file) = state.read_cluster()? else { return Ok(None) };
     let spec: ClusterSpec = file.spec_as()?;
-    let liveness = look(state, &identity_of(state, &spec)?).await?;
+    let liveness = look_patiently(state, &identity_of(state, &spec)?, waiting).await?;
     Ok(Some((spec, liveness)))
 }
 
@@ -128,7 +129,7 @@ async fn right_to_launch(state: &StateDir) -> Result<LaunchRight, UpError> {
             Ok(right) => return Ok(right),
             Err(other) if started.elapsed() > OTHERS_PATIENCE => {
                 let Launching { path, holder } = other;
-                return Err(UpError::Busy { name: state.name().to_owned(), path, holder });
+                return Err(UpError::Busy { name: state.name().to_owned(), path, holder: Box::new(holder) });
             }
             Err(_) => tokio::time::sleep(LOOK).await,
         }
@@ -150,7 +151,7 @@ async fn reconcile(
         return Err(UpError::Differs { name: state.name().to_owned(), differences });
     }
     if !differences.is_empty() {
-        down::down(state, old, &identity_of(state, old)?, Duration::ZERO).await?;
+        down::down(state, old, &identity_of(state, old)?, Duration::ZERO, || ()).await?;
         return Ok((start(state, wish).await?, Brought::Started));
     }
     let before = status(&mut client).await?;

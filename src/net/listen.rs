@@ -102,6 +102,17 @@ impl Listener {
     }
 }
 
+/// Part of the descriptors that links may take.
+const LINK_SHARE: f64 = 0.8;
+
+/// Raises the soft limit of open files to the hard one, and says how many of them links may take.
+pub fn link_limit() -> usize {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_or(soft, |()| hard);
+    (raised.min(1 << 20) as f64 * LINK_SHARE) as usize
+}
+
 /// The addresses of this host's interfaces that are up, in the order in which others should try them. Addresses
 /// that only mean something with an interface of their own (IPv6 link-local) are left out.
 ///

@@ -9,6 +9,9 @@ use std::time::Duration;
 /// For connecting to a holder.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// For the next value: its holder may have to read it from a disk, and it may be gigabytes.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// A link to a holder of values.
 pub struct ValueLink {
     reader: Reader,
@@ -47,7 +50,9 @@ impl ValueLink {
         self.writer.send_all(&[Frame::new(request)]).await?;
         let mut values = Vec::with_capacity(tasks.len());
         for task in tasks {
-            let frame = self.reader.next().await?.ok_or(LinkError::CutShort)?;
+            let next = tokio::time::timeout(ANSWER_TIMEOUT, self.reader.next()).await;
+            let next = next.map_err(|_| ValueError::Answer("nothing came for too long".into()))?;
+            let frame = next?.ok_or(LinkError::CutShort)?;
             let replies: Vec<PeerReply> = decode(&frame)?;
             match replies.as_slice() {
                 [PeerReply::Value { task: got, header }] if got == task => {

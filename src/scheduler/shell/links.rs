@@ -18,8 +18,6 @@ use tracing::{debug, info, warn};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Frames that wait to be written to one peer: more, and it doesn't read.
 const MAX_WAITING_FRAMES: usize = 100_000;
-/// Part of the descriptors that links may take.
-const LINK_SHARE: f64 = 0.8;
 
 /// What goes to a peer, in order. Messages of one kind that are sent together are one frame.
 enum Letter {
@@ -120,25 +118,28 @@ fn frames(letters: Vec<Letter>) -> Vec<Frame> {
             Letter::Client(message) => to_client.push(message),
         }
     }
-    [frame(&to_worker), frame(&to_client)].into_iter().flatten().collect()
+    let mut frames = Vec::new();
+    encode_into(&to_worker, &mut frames);
+    encode_into(&to_client, &mut frames);
+    frames
 }
 
 fn frame<T: Serialize>(messages: &[T]) -> Option<Frame> {
-    if messages.is_empty() {
-        return None;
-    }
-    match protocol::encode(messages) {
-        Ok(bytes) => Some(Frame::new(bytes)),
-        Err(error) => {
-            warn!("a message could not be encoded: {error}");
-            None
-        }
+    let mut frames = Vec::new();
+    encode_into(messages, &mut frames);
+    frames.pop()
+}
+
+fn encode_into<T: Serialize>(messages: &[T], frames: &mut Vec<Frame>) {
+    match protocol::encode_split(messages) {
+        Ok(headers) => frames.extend(headers.into_iter().map(Frame::new)),
+        Err(error) => warn!("a message could not be encoded: {error}"),
     }
 }
 
 /// Accepts links for as long as the main loop listens.
 pub(super) async fn accept_all(listener: Listener, transport: Transport, events: mpsc::Sender<Incoming>) {
-    let room = Arc::new(Semaphore::new(link_limit()));
+    let room = Arc::new(Semaphore::new(crate::net::listen::link_limit()));
     let mut next = 0;
     loop {
         let (stream, address) = match listener.accept().await {
@@ -163,14 +164,6 @@ pub(super) async fn accept_all(listener: Listener, transport: Transport, events:
             }
         });
     }
-}
-
-/// Raises the soft limit of open files to the hard one, and says how many of them links may take.
-fn link_limit() -> usize {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_or(soft, |()| hard);
-    (raised.min(1 << 20) as f64 * LINK_SHARE) as usize
 }
 
 /// A link whose first frame has come.
@@ -267,8 +260,14 @@ async fn serve(
             let incoming = match kind {
                 PeerKind::Client => protocol::decode::<FromClient>(&frame.header)
                     .map(|messages| Incoming::FromClient { peer: id, messages }),
-                PeerKind::Worker | PeerKind::Supervisor => protocol::decode::<FromWorker>(&frame.header)
-                    .map(|messages| Incoming::FromWorker { peer: id, messages }),
+                PeerKind::Worker | PeerKind::Supervisor => {
+                    protocol::decode::<FromWorker>(&frame.header).map(|mut messages| {
+                        // Only a supervisor knows of a death, and it knows of nothing else.
+                        let of_supervisor = kind == PeerKind::Supervisor;
+                        messages.retain(|m| matches!(m, FromWorker::Dead { .. }) == of_supervisor);
+                        Incoming::FromWorker { peer: id, messages }
+                    })
+                }
             };
             let incoming = match incoming {
                 Ok(incoming) => incoming,

@@ -17,6 +17,7 @@ use crate::state::{self, Contact, Fence, Holder, Role, StateDir};
 use anyhow::{Context as _, bail};
 use launcher::{Command, Launcher};
 use links::Peers;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -67,12 +68,13 @@ pub async fn serve(state: StateDir) -> anyhow::Result<()> {
     let epoch = state::epoch::claim(state.path(), &note)?;
     info!("epoch {} of cluster {} ({note})", epoch.number, state.name());
     let (events, incoming) = mpsc::channel(EVENT_QUEUE);
-    start_lease(&state, &epoch.fence, &events)?;
+    let lease = LeaseKeeper::start(&state, &epoch.fence, &events)?;
     let journal = open_journal(&state, &epoch.fence, &events)?;
     let transport = transport(&state, &spec, Role::Scheduler)?;
     let listener = listen(&spec.settings)?;
-    state.write_contact(&contact(&state, &listener, epoch.number, file.cluster_id)?)?;
     let launcher = Launcher::new(state.clone(), spec.clone(), epoch.number, events.clone())?;
+    // Nothing that can fail comes after this: who sees the contact finds a scheduler.
+    state.write_contact(&contact(&state, &listener, epoch.number, file.cluster_id)?)?;
     let config = core_config(&spec, epoch.number, &journal, launcher.last_allocation() + 1);
     let (commands, launched) = mpsc::unbounded_channel();
     tokio::spawn(launcher.run(launched));
@@ -80,12 +82,15 @@ pub async fn serve(state: StateDir) -> anyhow::Result<()> {
     let clock = Clock::start();
     let core = Core::new(config, clock.now());
     let peers = Peers::new(JournalSeq(journal.next_seq().saturating_sub(1)));
-    let mut shell = Shell { core, clock, peers, journal, commands, waiting: Vec::new(), exit: None };
+    let mut shell =
+        Shell { core, clock, peers, journal, commands, waiting: Vec::new(), exit: None, broken: None };
     shell.start(spec.workers);
     let ended = shell.run(incoming).await;
-    if shell.exit.is_some() {
+    let is_ours = state.read_contact()?.is_some_and(|contact| contact.epoch == epoch.number);
+    if shell.exit.is_some() && is_ours {
         state.remove_contact()?;
     }
+    lease.release();
     ended
 }
 
@@ -150,28 +155,46 @@ fn core_config(spec: &ClusterSpec, epoch: u32, journal: &Journal, first_allocati
 }
 
 /// Beats the lease from a thread of its own, and looks whether the fence still stands.
-fn start_lease(state: &StateDir, fence: &Fence, events: &mpsc::Sender<Incoming>) -> anyhow::Result<()> {
-    let mut lease = Lease::take(state.path(), fence.epoch())?;
-    let (fence, events) = (fence.try_clone()?, events.clone());
-    let beat = move || {
-        let mut last_good = Instant::now();
-        while !events.is_closed() {
-            std::thread::sleep(BEAT_EVERY);
-            match fence.check().and_then(|()| lease.beat()) {
-                Ok(()) => last_good = Instant::now(),
-                Err(error) if error.is_superseded() || last_good.elapsed() >= SILENT_AFTER => {
-                    let _ = events.blocking_send(Incoming::Fatal(error.to_string()));
-                    return;
+struct LeaseKeeper {
+    stop: std::sync::mpsc::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl LeaseKeeper {
+    fn start(
+        state: &StateDir,
+        fence: &Fence,
+        events: &mpsc::Sender<Incoming>,
+    ) -> anyhow::Result<LeaseKeeper> {
+        let mut lease = Lease::take(state.path(), fence.epoch())?;
+        let (fence, events) = (fence.try_clone()?, events.clone());
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let beat = move || {
+            let mut last_good = Instant::now();
+            while stopped.recv_timeout(BEAT_EVERY) == Err(RecvTimeoutError::Timeout) {
+                match fence.check().and_then(|()| lease.beat()) {
+                    Ok(()) => last_good = Instant::now(),
+                    Err(error) if error.is_superseded() || last_good.elapsed() >= SILENT_AFTER => {
+                        let _ = events.blocking_send(Incoming::Fatal(error.to_string()));
+                        return;
+                    }
+                    Err(error) => error!("the lease: {error}"),
                 }
-                Err(error) => error!("the lease: {error}"),
             }
-        }
-        if let Err(error) = lease.release() {
-            error!("the lease: {error}");
-        }
-    };
-    std::thread::Builder::new().name("lease".into()).spawn(beat)?;
-    Ok(())
+            // A successor must not be told that we let go of what it holds.
+            if let Err(error) = fence.check().and_then(|()| lease.release()) {
+                error!("the lease is not released: {error}");
+            }
+        };
+        let thread = std::thread::Builder::new().name("lease".into()).spawn(beat)?;
+        Ok(LeaseKeeper { stop, thread })
+    }
+
+    /// Gives the lease up, so that a successor needn't wait.
+    fn release(self) {
+        drop(self.stop);
+        let _ = self.thread.join();
+    }
 }
 
 /// Begins this epoch's journal. What is reported durable has passed the fence after its sync.
@@ -221,6 +244,8 @@ struct Shell {
     waiting: Vec<(JournalSeq, protocol::AllocationId)>,
     /// Set when the cluster is over, with the reason.
     exit: Option<String>,
+    /// Set when nothing may be promised any more.
+    broken: Option<String>,
 }
 
 impl Shell {
@@ -256,9 +281,12 @@ impl Shell {
             self.settle(actions);
             if let Some(reason) = self.exit.take() {
                 info!("the cluster ends: {reason}");
-                self.finish().await;
+                self.finish(&mut incoming).await;
                 self.exit = Some(reason);
                 return Ok(());
+            }
+            if let Some(reason) = self.broken.take() {
+                bail!("the journal can't go on: {reason}");
             }
         }
     }
@@ -309,6 +337,10 @@ impl Shell {
         for action in actions {
             self.perform(action);
         }
+        self.flush();
+    }
+
+    fn flush(&mut self) {
         for peer in self.peers.flush() {
             // Its reader or writer notices that the other half is gone, and reports it lost.
             error!("link {} takes nothing any more and is closed", peer.0);
@@ -324,7 +356,7 @@ impl Shell {
             Action::Close { peer, reason } => {
                 info!("link {} is closed: {reason}", peer.0);
                 // What was said to it still goes out.
-                self.peers.flush();
+                self.flush();
                 self.peers.remove(peer);
             }
             Action::Submit { allocation, after } => self.waiting.push((after, allocation)),
@@ -337,16 +369,18 @@ impl Shell {
         }
     }
 
+    /// A record that can't be appended leaves a gap that nothing may follow: the scheduler stops.
     fn persist(&mut self, seq: JournalSeq, record: &Record) {
         let appended = match rmp_serde::to_vec(record) {
             Ok(body) => {
-                self.journal.append(Entry { seq: seq.0, kind: RECORD_KIND, version: RECORD_VERSION, body })
+                let entry = Entry { seq: seq.0, kind: RECORD_KIND, version: RECORD_VERSION, body };
+                self.journal.append(entry).map_err(|error| error.to_string())
             }
-            Err(error) => return error!("record {} can't be encoded: {error}", seq.0),
+            Err(error) => Err(format!("record {} can't be encoded: {error}", seq.0)),
         };
-        if let Err(error) = appended {
-            // Its writer reports the failure as fatal; until then nothing becomes durable.
-            error!("{error}");
+        if let Err(reason) = appended {
+            error!("{reason}");
+            self.broken.get_or_insert(reason);
         }
     }
 
@@ -355,13 +389,33 @@ impl Shell {
         let _ = self.commands.send(command);
     }
 
-    /// Waits for the last answers to be written and the last cancels to be done.
-    async fn finish(&mut self) {
-        let (done, finished) = oneshot::channel();
+    /// Waits for the last records to be durable, the last answers to be written and the last cancels to be done.
+    async fn finish(&mut self, incoming: &mut mpsc::Receiver<Incoming>) {
+        let (done, mut finished) = oneshot::channel();
         self.command(Command::Finish(done));
-        if tokio::time::timeout(FINISH_TIMEOUT, finished).await.is_err() {
-            error!("the batch system didn't take the last cancels within {} s", FINISH_TIMEOUT.as_secs());
+        let until = tokio::time::Instant::now() + FINISH_TIMEOUT;
+        let mut launcher_done = false;
+        while !launcher_done || self.journal.backlog_bytes() > 0 {
+            tokio::select! {
+                _ = &mut finished, if !launcher_done => launcher_done = true,
+                event = incoming.recv() => match event {
+                    Some(Incoming::Core(Event::Durable(seq))) => self.peers.durable(seq),
+                    Some(Incoming::Fatal(reason)) => return error!("{reason}"),
+                    Some(_) => {}
+                    None => return,
+                },
+                () = tokio::time::sleep_until(until) => {
+                    error!("the batch system didn't take the last cancels within {} s", FINISH_TIMEOUT.as_secs());
+                    break;
+                }
+            }
         }
+        while let Ok(event) = incoming.try_recv() {
+            if let Incoming::Core(Event::Durable(seq)) = event {
+                self.peers.durable(seq);
+            }
+        }
+        self.flush();
         for peer in self.peers.ids() {
             self.peers.remove(peer);
         }

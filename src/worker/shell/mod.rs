@@ -11,15 +11,16 @@ use crate::config::Settings;
 use crate::graph::TaskId;
 use crate::net::{Frame, Listener, Transport, values};
 use crate::protocol::{self, AllocationId, FromWorker, Registration, ToWorker, WorkerId};
-use crate::state::StateDir;
+use crate::state::{Role, StateDir};
 use anyhow::Context as _;
 use fetch::Fetcher;
 use running::Running;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tracing::{debug, info, warn};
 
 /// Events taken at once.
@@ -92,6 +93,7 @@ pub async fn run(options: Options) -> anyhow::Result<End> {
         store,
         running,
         fetcher,
+        relieving: Arc::default(),
         end: None,
     };
     shell.run(incoming).await
@@ -153,6 +155,7 @@ fn spill_base(configured: &str) -> Option<PathBuf> {
 
 /// Gives values to whoever asks, each connection on a task of its own.
 async fn serve_values(listener: Listener, transport: Transport, store: Arc<Store>) {
+    let room = Arc::new(Semaphore::new(crate::net::listen::link_limit()));
     loop {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -162,12 +165,21 @@ async fn serve_values(listener: Listener, transport: Transport, store: Arc<Store
                 continue;
             }
         };
+        let Ok(permit) = room.clone().try_acquire_owned() else {
+            warn!("{address} is turned away: there are as many links as open files allow");
+            continue;
+        };
         let (transport, store) = (transport.clone(), store.clone());
         tokio::spawn(async move {
+            let _permit = permit;
             let link = match transport.accept(stream, HANDSHAKE_TIMEOUT).await {
                 Ok(link) => link,
                 Err(error) => return debug!("{address}: {error}"),
             };
+            // Without TLS there are no roles.
+            if link.peer().role.is_some_and(|role| !matches!(role, Role::Admin | Role::Worker)) {
+                return debug!("{address}: its certificate doesn't allow it to read values");
+            }
             let (reader, writer) = link.split();
             let lookup = move |task: TaskId| match store.load(task) {
                 Ok(value) => value,
@@ -191,6 +203,8 @@ struct Shell {
     store: Arc<Store>,
     running: Running,
     fetcher: Fetcher,
+    /// A thread is spilling values.
+    relieving: Arc<AtomicBool>,
     end: Option<End>,
 }
 
@@ -294,24 +308,25 @@ impl Shell {
 
     fn send(&mut self, messages: &[FromWorker]) {
         let Some(link) = self.link.as_ref().filter(|_| !messages.is_empty()) else { return };
-        match protocol::encode(messages) {
+        match protocol::encode_split(messages) {
             // A link that is gone reports itself.
-            Ok(header) => drop(link.send(Frame::new(header))),
+            Ok(headers) => headers.into_iter().for_each(|header| drop(link.send(Frame::new(header)))),
             Err(error) => warn!("a message could not be encoded: {error}"),
         }
     }
 
     /// Spills while values are above their share of memory.
     fn relieve(&self) {
-        if self.store.pressure(0) == Pressure::Normal {
+        if self.store.pressure(0) == Pressure::Normal || self.relieving.swap(true, Ordering::AcqRel) {
             return;
         }
-        let store = self.store.clone();
+        let (store, relieving) = (self.store.clone(), self.relieving.clone());
         tokio::task::spawn_blocking(move || {
             let relief = store.relieve();
             if let Some(error) = relief.error {
                 warn!("values stay in memory: {error}");
             }
+            relieving.store(false, Ordering::Release);
         });
     }
 
