@@ -6,6 +6,8 @@ pub mod graph;
 pub mod kernels;
 pub mod protocol;
 pub mod scheduler;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod worker;
 
 /// The program.

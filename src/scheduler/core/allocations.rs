@@ -116,6 +116,11 @@ fn is_open(allocation: &Allocation) -> bool {
 }
 
 impl Core {
+    /// Allocations whose state the batch system should be asked for.
+    pub fn allocations_to_ask_about(&self) -> Vec<AllocationId> {
+        self.allocations.open()
+    }
+
     /// Compares what there is with the target, and acts.
     pub(super) fn scale(&mut self, out: &mut Vec<Action>) {
         self.finish_retiring(out);

@@ -10,6 +10,8 @@ mod completions;
 mod fast;
 mod graphs;
 mod ingest;
+#[cfg(any(test, feature = "sim"))]
+mod inspect;
 mod outbox;
 mod placing;
 mod replay;
