@@ -114,15 +114,22 @@ impl World {
         self.client_links_soon(client);
     }
 
+    /// The client closes its link, and takes its next step over another.
+    pub fn client_leaves(&mut self, client: usize) {
+        if let Some(link) = self.clients[client].link {
+            self.peer_closes(link);
+            self.client_unlinked(client);
+        }
+    }
+
     pub fn client_steps(&mut self, client: usize) {
         let c = &self.clients[client];
         if c.is_dead {
             return;
         }
         if let Some((_, _, at)) = c.asked {
-            if self.now >= at + PATIENCE && let Some(link) = c.link {
-                self.peer_closes(link);
-                self.client_unlinked(client);
+            if self.now >= at + PATIENCE {
+                self.client_leaves(client);
             }
             return;
         }
@@ -144,7 +151,8 @@ impl World {
 
     fn may_take(&self, client: usize, step: &Step) -> bool {
         match step {
-            Step::AwaitHealing => !self.faults.on,
+            // And what died without a word has been noticed.
+            Step::AwaitHealing => self.now > self.faults.until + 60 * SECOND,
             Step::AwaitOthers => (0..self.clients.len()).all(|c| c == client || self.clients[c].is_done()),
             _ => true,
         }

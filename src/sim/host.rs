@@ -221,12 +221,6 @@ impl World {
                         self.disk.files.remove(&output.temporary);
                     }
                 }
-                Action::Reconnect { .. } => {
-                    if let Some(link) = self.hosts[host].link.take() {
-                        self.peer_closes(link);
-                        self.host_links_soon(host, 200, 2_000);
-                    }
-                }
                 Action::Exit { clean, .. } => exit = Some(clean),
             }
         }
@@ -351,6 +345,7 @@ impl World {
                 self.peer_closes(id);
             } else if let Some(link) = self.links.get_mut(&id) {
                 (link.up_flows, link.down_flows) = (false, false);
+                self.notice_by_keepalive(id);
             }
         }
         self.end_groups(host);
@@ -368,8 +363,10 @@ impl World {
         self.note(|| format!("... worker {host} is unreachable until {:.1} s", until as f64 / 1e9));
         let h = &mut self.hosts[host];
         h.unreachable_until = h.unreachable_until.max(until);
-        if let Some(link) = h.link.and_then(|id| self.links.get_mut(&id)) {
+        let Some(id) = h.link else { return };
+        if let Some(link) = self.links.get_mut(&id) {
             (link.up_flows, link.down_flows) = (false, false);
+            self.notice_by_keepalive(id);
         }
     }
 

@@ -21,6 +21,8 @@ pub(super) struct Link {
     pub peer_open: bool,
     pub up_flows: bool,
     pub down_flows: bool,
+    /// The scheduler was told of its end.
+    pub is_reported: bool,
     /// Nothing arrives before these times, so that order is kept.
     last_up: u64,
     last_down: u64,
@@ -48,6 +50,7 @@ impl World {
             peer_open: true,
             up_flows: true,
             down_flows: true,
+            is_reported: false,
             last_up: 0,
             last_down: 0,
         };
@@ -193,5 +196,14 @@ impl World {
             let delay = soon(self);
             self.after(delay, Happening::PeerLosesLink { link: id });
         }
+        self.notice_by_keepalive(id);
+    }
+
+    /// Who wasn't told that a link carries nothing any more learns it from the system in the end.
+    pub fn notice_by_keepalive(&mut self, id: u64) {
+        let delay = self.random.between(50, 100) * SECOND;
+        self.after(delay, Happening::ServerLosesLink { link: id });
+        let delay = self.random.between(50, 100) * SECOND;
+        self.after(delay, Happening::PeerLosesLink { link: id });
     }
 }

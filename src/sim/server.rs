@@ -129,6 +129,9 @@ impl World {
     pub fn server_loses_link(&mut self, id: u64) {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.server_open = false;
+        if std::mem::replace(&mut link.is_reported, true) {
+            return;
+        }
         let (peer, life) = (link.peer, link.life);
         let reason = "the link broke".to_owned();
         self.server_event(life, Event::PeerLost { peer: PeerId(id), reason });
@@ -418,6 +421,7 @@ fn worker_message(message: &FromWorker) -> &'static str {
         FromWorker::Heartbeat { .. } => "Heartbeat",
         FromWorker::Finished(_) => "Finished",
         FromWorker::Replicas(_) => "Replicas",
+        FromWorker::ValuesLost(_) => "ValuesLost",
         FromWorker::Placed { .. } => "Placed",
         FromWorker::Goodbye { .. } => "Goodbye",
         FromWorker::Dead { .. } => "Dead",

@@ -154,5 +154,7 @@ impl World {
         self.count("run", "streams cut short");
         let this = |step: &Step| matches!(step, Step::Submit { graph: g, .. } if *g == graph);
         self.clients[client].steps.retain(|step| !this(step));
+        // The program that streamed ends with that error; whoever waits for the graph comes anew.
+        self.client_leaves(client);
     }
 }

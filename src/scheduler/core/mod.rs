@@ -120,6 +120,8 @@ pub struct Core {
     unplaced_outputs: Vec<TaskId>,
     /// Values that nobody needs once this record is durable.
     releasable: VecDeque<(JournalSeq, TaskId)>,
+    /// The last entry of each task in there: an older one may be of a time before the value was needed again.
+    release_after: FastMap<TaskId, JournalSeq>,
     /// The number that the next record gets.
     next_seq: JournalSeq,
     fates: Vec<(Execution, Fate)>,
@@ -149,6 +151,7 @@ impl Core {
             allocations: Allocations::default(),
             unplaced_outputs: Vec::new(),
             releasable: VecDeque::new(),
+            release_after: FastMap::default(),
             next_seq: JournalSeq(1),
             fates: Vec::new(),
             outbox: Outbox::default(),
@@ -196,7 +199,8 @@ impl Core {
         [
             sweep,
             self.clients.deadline(),
-            self.allocations.deadline(),
+            // Nothing more is asked for at the end.
+            self.allocations.deadline().filter(|_| self.going_down.is_none()),
             self.going_down.as_ref().map(|d| d.deadline()),
         ]
         .into_iter()
@@ -216,7 +220,10 @@ impl Core {
             && needed <= seq
         {
             self.releasable.pop_front();
-            self.release(task);
+            if self.release_after.get(&task) == Some(&needed) {
+                self.release_after.remove(&task);
+                self.release(task);
+            }
         }
     }
 

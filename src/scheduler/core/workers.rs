@@ -266,6 +266,11 @@ impl Core {
                     self.on_replica(worker, holding);
                 }
             }
+            FromWorker::ValuesLost(tasks) => {
+                for task in tasks {
+                    self.strike_off(task, worker);
+                }
+            }
             FromWorker::Placed { execution, outcome } => self.on_placed(worker, execution, outcome),
             FromWorker::Goodbye { reason } => {
                 let reason = format!("left: {reason}");
@@ -408,6 +413,9 @@ impl Core {
         self.workers.drop_holding(index, task);
         let Some(TaskState::Held { worker: first }) = self.state(task) else { return };
         let mut others = self.holders(task, first);
+        if !others.contains(&index) {
+            return;
+        }
         others.retain(|holder| *holder != index);
         match others.first().copied() {
             None => self.lose_value(task),

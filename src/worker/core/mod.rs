@@ -92,10 +92,6 @@ pub enum Action {
         outputs: Vec<PendingOutput>,
     },
     Discard(Vec<PendingOutput>),
-    /// Close the link to the scheduler and look for one anew.
-    Reconnect {
-        reason: String,
-    },
     /// End this process.
     Exit {
         reason: String,
@@ -135,6 +131,8 @@ pub struct Core {
     /// Not yet sent.
     finished: Vec<Completion>,
     replicas: Vec<Holding>,
+    /// Values that couldn't be read back. Not yet sent.
+    lost: BTreeSet<TaskId>,
     leaving: Option<Leaving>,
     exited: bool,
 }
@@ -214,6 +212,7 @@ impl Core {
             unacknowledged: BTreeMap::new(),
             finished: Vec::new(),
             replicas: Vec::new(),
+            lost: BTreeSet::new(),
             leaving: None,
             exited: false,
             config,
@@ -226,13 +225,17 @@ impl Core {
             Event::Connected => self.on_connected(out),
             Event::Disconnected => (self.connected, self.welcomed) = (false, false),
             Event::FromScheduler(message) => self.on_scheduler_message(message, out),
-            Event::Fetched { task, nbytes } => self.on_fetched(task, nbytes),
+            Event::Fetched { task, nbytes } => self.on_fetched(task, nbytes, out),
             Event::FetchFailed { task } => self.on_fetch_failed(task, out),
             Event::Ended { execution, nanos, outcome } => self.on_ended(execution, nanos, outcome, out),
             Event::Placed { execution, outcome } => {
                 out.push(Action::Send(FromWorker::Placed { execution, outcome }));
             }
-            Event::ValueLost { task } => drop(self.held.remove(&task)),
+            Event::ValueLost { task } => {
+                if self.held.remove(&task).is_some() {
+                    self.lost.insert(task);
+                }
+            }
             Event::AskedToLeave { reason } => self.leave(reason),
             Event::Tick => {}
         }
@@ -243,6 +246,10 @@ impl Core {
         self.now = now;
         self.start_runnable(out);
         if self.welcomed {
+            if !self.lost.is_empty() {
+                let lost = std::mem::take(&mut self.lost).into_iter().collect();
+                out.push(Action::Send(FromWorker::ValuesLost(lost)));
+            }
             if !self.replicas.is_empty() {
                 out.push(Action::Send(FromWorker::Replicas(std::mem::take(&mut self.replicas))));
             }
@@ -278,6 +285,7 @@ impl Core {
         // What was on its way over the old link counts as never sent; the tables are sent anew.
         self.finished.clear();
         self.replicas.clear();
+        self.lost.clear();
         self.peers.clear();
         let mut registration = self.config.registration.clone();
         registration.holds =
