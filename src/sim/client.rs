@@ -151,8 +151,10 @@ impl World {
 
     fn may_take(&self, client: usize, step: &Step) -> bool {
         match step {
-            // And what died without a word has been noticed.
-            Step::AwaitHealing => self.now > self.faults.until + 60 * SECOND,
+            // What died without a word has been noticed by then, and those who submit come when the operator's
+            // last word on the number of workers has taken effect.
+            Step::AwaitHealing if client == 0 => self.now > self.faults.until + 60 * SECOND,
+            Step::AwaitHealing => self.now > self.faults.until + 300 * SECOND,
             Step::AwaitOthers => (0..self.clients.len()).all(|c| c == client || self.clients[c].is_done()),
             _ => true,
         }

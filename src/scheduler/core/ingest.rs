@@ -243,7 +243,8 @@ impl Core {
             let Some(id) = self.settled_graphs.pop_front() else { return };
             let Some(graph) = self.graphs.get(&id) else { continue };
             let needed = graph.tasks.iter().any(|record| record.needed_by > 0);
-            if graph.is_settled() && !needed && !self.clients.watches(id) {
+            let free = !needed && !self.is_depended_on(graph) && !self.clients.watches(id);
+            if graph.is_settled() && free {
                 self.settled_tasks = self.settled_tasks.saturating_sub(graph.tasks.len() as u64);
                 self.persist(Record::Forgotten { graph: id }, out);
                 self.forget(id);
@@ -251,6 +252,14 @@ impl Core {
                 self.settled_graphs.push_back(id);
             }
         }
+    }
+
+    /// Whether later graphs lean on this one: commands that come after it, kernels that would be made again from it.
+    fn is_depended_on(&self, graph: &GraphState) -> bool {
+        let leans = |task: &TaskId| {
+            self.state(*task).is_some_and(|state| !state.is_settled() || self.consumes_values(*task))
+        };
+        graph.outside_dependents.values().flatten().any(leans)
     }
 
     pub(super) fn forget(&mut self, id: GraphId) {

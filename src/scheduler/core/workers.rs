@@ -5,8 +5,8 @@ use super::fast::{FastMap, FastSet};
 use super::task::TaskState;
 use crate::graph::{GraphId, Op, Resources, TaskId};
 use crate::protocol::{
-    AllocationId, ErrorKind, FromWorker, Registration, TaskError, ToWorker, WorkerId, WorkerIndex,
-    WorkerStateName,
+    AllocationId, Completion, ErrorKind, Execution, FromWorker, Holding, Registration, TaskError, ToWorker,
+    WorkerId, WorkerIndex, WorkerStateName,
 };
 use crate::scheduler::event::{Action, PeerId, Time};
 use std::collections::{BTreeSet, HashMap};
@@ -337,16 +337,18 @@ impl Core {
     fn settle_registration(
         &mut self,
         index: WorkerIndex,
-        holds: &[crate::protocol::Holding],
-        runs: &[crate::protocol::Execution],
-        completions: Vec<crate::protocol::Completion>,
+        holds: &[Holding],
+        runs: &[Execution],
+        completions: Vec<Completion>,
     ) {
-        let listed: FastSet<TaskId> =
-            runs.iter().map(|e| e.task).chain(completions.iter().map(|c| c.execution.task)).collect();
+        // What the old link carried is lost: outputs that it was told to place, or said that it had placed, too.
+        self.reassign_outputs(index);
+        let listed: FastSet<Execution> =
+            runs.iter().copied().chain(completions.iter().map(|completion| completion.execution)).collect();
         let assigned: Vec<TaskId> =
             self.workers.get(index).map(|w| w.assigned.iter().copied().collect()).unwrap_or_default();
         for task in assigned {
-            if !listed.contains(&task) {
+            if !self.execution(task).is_some_and(|current| listed.contains(&current)) {
                 self.run_again(task);
             }
         }
