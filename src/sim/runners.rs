@@ -162,7 +162,8 @@ impl World {
     }
 
     fn place(&mut self, execution: Execution, outputs: &[PendingOutput]) -> PlaceOutcome {
-        if self.strikes(self.faults.place_trouble) {
+        let is_to_move = outputs.iter().any(|output| self.disk.files.contains_key(&output.temporary));
+        if is_to_move && self.strikes(self.faults.place_trouble) {
             self.count_fault(Fault::PlaceRefused);
             self.truth.revoked.insert(execution);
             return PlaceOutcome::Failed("permission denied".into());

@@ -126,7 +126,7 @@ impl Truth {
     /// One of another execution was accepted and is there already.
     pub fn place(&mut self, target: &str, execution: Execution) -> Result<(), String> {
         match self.placed.insert(target.to_owned(), execution) {
-            Some(other) if other != execution => {
+            Some(other) if other != execution && !self.revoked.contains(&other) => {
                 Err(format!("{target} was placed for {other:?}, and now for {execution:?} too"))
             }
             _ => Ok(()),

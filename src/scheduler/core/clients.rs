@@ -98,6 +98,9 @@ impl Core {
 
     fn note_stream(&mut self, peer: PeerId, reply: &Reply, last: bool) {
         let Reply::Submitted { graph, .. } = reply else { return };
+        // It streams here now, whatever becomes of an older link.
+        self.clients.streams.values_mut().for_each(|streams| drop(streams.remove(graph)));
+        self.broken_streams.remove(graph);
         let streams = self.clients.streams.entry(peer).or_default();
         if last {
             streams.remove(graph);

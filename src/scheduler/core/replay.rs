@@ -28,6 +28,9 @@ impl Core {
         core.fates.clear();
         core.outbox = super::Outbox::default();
         core.lose_unreported_values();
+        // Whoever streamed has to come again.
+        let open: Vec<_> = core.graphs.values().filter(|graph| !graph.sealed).map(|graph| graph.id).collect();
+        open.into_iter().for_each(|graph| core.stream_broke(graph));
         core
     }
 
