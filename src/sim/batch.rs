@@ -31,6 +31,13 @@ pub(super) struct Batch {
     unwanted: BTreeSet<AllocationId>,
 }
 
+impl Batch {
+    pub fn any_runs(&self, allocations: &[AllocationId]) -> bool {
+        let runs = |job: &Job| job.state == JobState::Running && allocations.contains(&job.allocation);
+        self.jobs.iter().any(runs)
+    }
+}
+
 impl World {
     /// The scheduler runs the batch system's submit command.
     pub fn submits(&mut self, life: u32, allocation: AllocationId) {
@@ -67,7 +74,7 @@ impl World {
 
     pub fn cancels(&mut self, allocations: &[AllocationId]) {
         self.batch.unwanted.extend(allocations);
-        let ours = |job: &super::batch::Job| allocations.contains(&job.allocation);
+        let ours = |job: &Job| allocations.contains(&job.allocation);
         let jobs: Vec<usize> = (0..self.batch.jobs.len()).filter(|job| ours(&self.batch.jobs[*job])).collect();
         for job in jobs {
             self.cancel_job(job);
@@ -192,7 +199,12 @@ impl World {
         statuses: Option<Vec<(AllocationId, String, AllocationStatus)>>,
     ) {
         let event = match statuses {
-            Some(statuses) => Event::Polled(statuses),
+            Some(statuses) => {
+                if let Some(server) = self.server.as_mut().filter(|server| server.life == life) {
+                    server.was_answered = true;
+                }
+                Event::Polled(statuses)
+            }
             None => Event::PollFailed { words: "slurmctld doesn't answer".into() },
         };
         self.server_event(life, event);

@@ -35,6 +35,8 @@ pub(super) struct Server {
     ready: BTreeMap<u64, Vec<Letter>>,
     waiting_submits: Vec<(u64, AllocationId)>,
     pub next_poll: u64,
+    /// The batch system has answered once.
+    pub was_answered: bool,
     seen: HashMap<TaskId, &'static str>,
     exit: bool,
 }
@@ -75,6 +77,7 @@ impl World {
             ready: BTreeMap::new(),
             waiting_submits: Vec::new(),
             next_poll: 0,
+            was_answered: false,
             seen,
             exit: false,
         });
@@ -281,6 +284,11 @@ impl World {
             }
             Action::CancelAllocations(allocations) => {
                 self.report.count("action", "CancelAllocations");
+                let is_new = !server.was_answered && life > 1 && !server.core.is_going_down();
+                if is_new && self.batch.any_runs(&allocations) {
+                    let why = "a new scheduler gives up running allocations before it has asked about them";
+                    return self.violate(why);
+                }
                 server.waiting_submits.retain(|(_, waiting)| !allocations.contains(waiting));
                 let delay = self.random.span(50, 3_000);
                 self.after(delay, Happening::Cancels { allocations });

@@ -57,7 +57,7 @@ impl Clients {
 pub(super) struct GoingDown {
     call: (PeerId, u64),
     until: Time,
-    left: bool,
+    pub left: bool,
 }
 
 impl GoingDown {
@@ -99,7 +99,9 @@ impl Core {
     fn note_stream(&mut self, peer: PeerId, reply: &Reply, last: bool) {
         let Reply::Submitted { graph, .. } = reply else { return };
         // It streams here now, whatever becomes of an older link.
-        self.clients.streams.values_mut().for_each(|streams| drop(streams.remove(graph)));
+        for streams in self.clients.streams.values_mut() {
+            streams.remove(graph);
+        }
         self.broken_streams.remove(graph);
         let streams = self.clients.streams.entry(peer).or_default();
         if last {

@@ -21,10 +21,13 @@ impl Core {
             && self.execution(execution.task) == Some(execution)
     }
 
-    /// Takes over an execution of an older epoch that a worker still runs, if the task isn't running elsewhere.
+    /// Takes over an execution of an older epoch that a worker still runs, if the task isn't running elsewhere, and
+    /// nothing is known of the execution: what was journalled of its end must not count twice.
     pub(super) fn adopt(&mut self, execution: Execution, worker: WorkerIndex) -> bool {
         let free = matches!(self.state(execution.task), Some(TaskState::Ready | TaskState::Waiting { .. }));
-        if !free || execution.epoch >= self.config.epoch {
+        let last = self.execution(execution.task).map(|last| (last.epoch, last.attempt));
+        let is_news = last < Some((execution.epoch, execution.attempt));
+        if !free || !is_news || execution.epoch >= self.config.epoch {
             return false;
         }
         self.update(execution.task, |record| {

@@ -15,6 +15,10 @@ impl Core {
         }
     }
 
+    pub fn is_going_down(&self) -> bool {
+        self.going_down.is_some()
+    }
+
     pub fn state_name(&self, task: TaskId) -> Option<&'static str> {
         self.state(task).map(name)
     }

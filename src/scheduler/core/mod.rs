@@ -169,8 +169,8 @@ impl Core {
             Event::FromClient { peer, message } => self.on_client_message(peer, message, out),
             Event::PeerLost { peer, reason } => self.on_peer_lost(peer, &reason, out),
             Event::Durable(seq) => self.on_durable(seq),
-            Event::Submitted { allocation, outcome } => self.on_submitted(allocation, outcome),
-            Event::Polled(statuses) => self.on_polled(statuses),
+            Event::Submitted { allocation, outcome } => self.on_submitted(allocation, outcome, out),
+            Event::Polled(statuses) => self.on_polled(statuses, out),
             Event::PollFailed { words } => self.allocations.trouble = words,
             Event::Tick => {}
         }

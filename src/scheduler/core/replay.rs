@@ -8,7 +8,7 @@ use super::task::TaskState;
 use super::workers::Presence;
 use super::{Core, CoreConfig, RECOVERY_MARGIN};
 use crate::graph::TaskId;
-use crate::protocol::{Execution, Registration, WorkerId, WorkerIndex};
+use crate::protocol::{AllocationStateName, Execution, Registration, WorkerId, WorkerIndex};
 use crate::scheduler::event::{JournalSeq, Time};
 use crate::scheduler::record::{Fate, Record};
 
@@ -48,7 +48,9 @@ impl Core {
             }
             Record::Cancelled { request, tasks } => drop(self.take_cancel(request, &tasks)),
             Record::Target { request, workers } => self.take_target(request, workers),
-            Record::Intent { allocation } => self.take_intent(allocation),
+            Record::Intent { allocation } => self.inherit_allocation(allocation),
+            Record::GivenUp { allocations } => allocations.into_iter().for_each(|id| self.give_up_allocation(id)),
+            Record::AllocationOver { allocation } => self.allocations.end(allocation, AllocationStateName::Ended),
             Record::Forgotten { graph } => self.forget(graph),
         }
     }

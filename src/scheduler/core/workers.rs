@@ -317,13 +317,29 @@ impl Core {
         out.push(Action::ToWorker { peer, message: welcome, after: None });
         self.on_worker_started(index);
         self.settle_registration(index, &holds, &runs, completions);
+        self.tell_to_leave_again(index, peer, out);
+    }
+
+    /// It was told before, but the message may have been lost with the link.
+    fn tell_to_leave_again(&mut self, index: WorkerIndex, peer: PeerId, out: &mut Vec<Action>) {
+        let Some(worker) = self.workers.get(index) else { return };
+        let given_up = self.allocations.is_superseded(worker.registration.allocation);
+        if let Some(now) = self.going_down.as_ref().map(|d| d.left).filter(|left| *left) {
+            let message = ToWorker::Leave { reason: "the cluster goes down".into(), now };
+            self.workers.set_leaving(index);
+            out.push(Action::ToWorker { peer, message, after: None });
+        } else if given_up || worker.leaving {
+            let message = ToWorker::Leave { reason: "scaled down".into(), now: false };
+            self.workers.set_leaving(index);
+            out.push(Action::ToWorker { peer, message, after: None });
+        }
     }
 
     fn reason_to_refuse(&self, registration: &Registration) -> Option<String> {
-        if self.going_down.is_some() {
+        let known = self.workers.by_id(&registration.id).and_then(|index| self.workers.get(index));
+        if self.going_down.is_some() && known.is_none() {
             return Some("the cluster is going down".into());
         }
-        let known = self.workers.by_id(&registration.id).and_then(|index| self.workers.get(index));
         if let Some(Worker { presence: Presence::Gone { reason }, .. }) = known {
             return Some(format!("this incarnation is over: {reason}"));
         }
