@@ -32,9 +32,8 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub fn any_runs(&self, allocations: &[AllocationId]) -> bool {
-        let runs = |job: &Job| job.state == JobState::Running && allocations.contains(&job.allocation);
-        self.jobs.iter().any(runs)
+    pub fn runs(&self, allocation: AllocationId) -> bool {
+        self.jobs.iter().any(|job| job.state == JobState::Running && job.allocation == allocation)
     }
 }
 

@@ -1,9 +1,9 @@
 //! What survives a scheduler: its journal. And what survives everything: the files that commands write.
 
-use crate::graph::TaskId;
+use crate::graph::{GraphId, TaskId};
 use crate::protocol::{AllocationId, Execution, RequestId};
 use crate::scheduler::record::{Fate, Record};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Durable records, and indexes that judge what leaves the scheduler by them.
 #[derive(Default)]
@@ -15,6 +15,9 @@ pub struct Disk {
     pub done: HashSet<TaskId>,
     /// Kernels whose end is journalled.
     pub finished: HashSet<TaskId>,
+    /// Tasks of each graph.
+    graphs: HashMap<GraphId, u32>,
+    pub given_up: BTreeSet<AllocationId>,
     pub intents: BTreeSet<AllocationId>,
     /// File contents: which task wrote it.
     pub files: BTreeMap<String, u64>,
@@ -28,12 +31,16 @@ impl Disk {
     /// A record is on disk.
     pub fn append(&mut self, bytes: Vec<u8>) {
         match decode(&bytes) {
-            Record::Part { request, part, .. } => drop(self.parts.insert((request, part))),
+            Record::Part { graph, request, part, columns, .. } => {
+                self.parts.insert((request, part));
+                *self.graphs.entry(graph).or_default() += columns.len() as u32;
+            }
             Record::Assigned { worker, executions } => {
                 let of_worker = |e| (e, format!("{}#{}", worker.name, worker.incarnation));
                 self.assigned.extend(executions.into_iter().map(of_worker));
             }
             Record::Fates(fates) => fates.into_iter().for_each(|(e, fate)| self.note_fate(e.task, &fate)),
+            Record::GivenUp { allocations } => self.given_up.extend(allocations),
             Record::Intent { allocation } => drop(self.intents.insert(allocation)),
             _ => {}
         }
@@ -54,6 +61,10 @@ impl Disk {
 
     pub fn has_part(&self, request: RequestId, part: u32) -> bool {
         self.parts.contains(&(request, part))
+    }
+
+    pub fn has_task(&self, task: TaskId) -> bool {
+        self.graphs.get(&task.graph).is_some_and(|tasks| task.index < *tasks)
     }
 
     pub fn has_assigned(&self, execution: Execution, worker: &str) -> bool {

@@ -8,6 +8,16 @@ use crate::graph::TaskId;
 use crate::protocol::{ErrorKind, TaskReport, TaskStateName, ToWorker};
 
 impl World {
+    /// A task may be given to a worker only once its graph is durable: after a restart its number may mean another.
+    pub fn judge_compute(&mut self, message: &ToWorker) {
+        let ToWorker::Compute(assignments) = message else { return };
+        let early = assignments.iter().find(|assignment| !self.disk.has_task(assignment.execution.task));
+        if let Some(early) = early {
+            let why = format!("{:?} is sent, but its graph isn't durable", early.execution);
+            self.violate(why);
+        }
+    }
+
     /// A value may be freed for good only once every completion that needed it is durable.
     pub fn judge_free(&mut self, message: &ToWorker) {
         let (ToWorker::Free(tasks), Some(server)) = (message, &self.server) else { return };

@@ -25,7 +25,7 @@ mod steps;
 mod truth;
 mod world;
 
-pub use report::{Failure, Report};
+pub use report::{EXPECTED, Failure, Report};
 
 /// Nanoseconds.
 pub(crate) const SECOND: u64 = 1_000_000_000;
@@ -58,6 +58,8 @@ pub enum Plant {
     AnswerBeforeDurable,
     /// A lost worker's commands are taken for dead at once.
     AssignTwice,
+    /// Values go as soon as the core knows that nobody needs them: it is told that everything is durable.
+    FreeEarly,
     /// A report of an older attempt passes for one of the current attempt.
     TakeStaleAttempt,
 }

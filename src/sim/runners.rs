@@ -95,7 +95,7 @@ impl World {
             self.violate(format!("{execution:?} starts, but the end of the task is durable"));
         }
         self.count("commands", "started");
-        let run = Run { execution, host, started: self.now, ended: None };
+        let run = Run { execution, host, ended: None };
         let hosts = &self.hosts;
         let again = self.truth.runs.get(&key).is_some_and(|runs| !runs.is_empty());
         if let Err(why) = self.truth.start(key, run, |host| !hosts[host].is_alive, at_most_once) {

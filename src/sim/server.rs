@@ -11,7 +11,7 @@ use crate::protocol::{
 };
 use crate::scheduler::core::{Core, CoreConfig};
 use crate::scheduler::event::{Action, Event, JournalSeq, PeerId, Time};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 pub(super) enum Letter {
     Worker(ToWorker),
@@ -37,6 +37,8 @@ pub(super) struct Server {
     pub next_poll: u64,
     /// The batch system has answered once.
     pub was_answered: bool,
+    /// Allocations of which a worker has registered with this scheduler.
+    registered: BTreeSet<AllocationId>,
     seen: HashMap<TaskId, &'static str>,
     exit: bool,
 }
@@ -61,7 +63,9 @@ impl World {
         let core = Core::replay(config, Time(0), records, JournalSeq(self.disk.len()));
         core.check();
         let mut seen = HashMap::new();
-        core.each_state(|task, state| drop(seen.insert(task, state)));
+        core.each_state(|task, state| {
+            seen.insert(task, state);
+        });
         self.server = Some(Server {
             core,
             life,
@@ -78,6 +82,7 @@ impl World {
             waiting_submits: Vec::new(),
             next_poll: 0,
             was_answered: false,
+            registered: BTreeSet::new(),
             seen,
             exit: false,
         });
@@ -192,9 +197,12 @@ impl World {
                     continue;
                 }
                 if let Event::Durable(seq) = event {
-                    server.release(seq.0);
+                    server.release(seq.0.min(self.disk.len()));
                 }
                 self.note(|| format!("scheduler <- {event:?}"));
+                if let Event::FromWorker { message: FromWorker::Register(registration), .. } = &event {
+                    server.registered.insert(registration.allocation);
+                }
                 let is_heartbeat = matches!(event, Event::FromWorker { message: FromWorker::Heartbeat { .. }, .. });
                 server.core.handle(now, event, &mut out);
                 if !is_heartbeat {
@@ -261,6 +269,9 @@ impl World {
                 self.truth.learn(&record);
                 self.count("record", variant(&format!("{record:?}")));
                 self.persist(seq.0, bytes);
+                if plant == Some(Plant::FreeEarly) {
+                    self.server_takes(None, Event::Durable(seq));
+                }
             }
             Action::ToWorker { peer, message, after } => {
                 let after = after.filter(|_| plant != Some(Plant::ActBeforeDurable));
@@ -285,7 +296,10 @@ impl World {
             Action::CancelAllocations(allocations) => {
                 self.report.count("action", "CancelAllocations");
                 let is_new = !server.was_answered && life > 1 && !server.core.is_going_down();
-                if is_new && self.batch.any_runs(&allocations) {
+                let wanted = |id: &AllocationId| {
+                    !self.disk.given_up.contains(id) && !server.registered.contains(id) && self.batch.runs(*id)
+                };
+                if is_new && allocations.iter().any(wanted) {
                     let why = "a new scheduler gives up running allocations before it has asked about them";
                     return self.violate(why);
                 }
@@ -366,6 +380,7 @@ impl World {
             for message in &to_worker {
                 self.count("to worker", variant(&format!("{message:?}")));
                 self.judge_free(message);
+                self.judge_compute(message);
             }
             for message in &to_client {
                 self.count("to client", variant(&format!("{:?}", message.reply)));
@@ -391,6 +406,10 @@ impl World {
         match message {
             FromWorker::Finished(completions) => {
                 FromWorker::Finished(completions.into_iter().map(forge).collect())
+            }
+            FromWorker::Register(mut registration) => {
+                registration.completions = registration.completions.into_iter().map(forge).collect();
+                FromWorker::Register(registration)
             }
             other => other,
         }

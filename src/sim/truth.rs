@@ -1,7 +1,6 @@
 //! What really happened, seen from outside: which commands ran when, and which files came to their place. Judges each
 //! step at once, so that a broken promise is reported where it breaks.
 
-use super::graphs::read_args;
 use crate::graph::{Columns, GraphId, Op, TaskId};
 use crate::protocol::Execution;
 use crate::scheduler::record::Record;
@@ -20,15 +19,13 @@ pub enum End {
 pub struct Run {
     pub execution: Execution,
     pub host: usize,
-    pub started: u64,
     pub ended: Option<(u64, End)>,
 }
 
 /// What the scheduler was told of a task.
 pub struct Known {
-    pub key: u64,
+    /// Kernels that take its value.
     pub consumers: Vec<TaskId>,
-    pub is_command: bool,
 }
 
 #[derive(Default)]
@@ -64,8 +61,7 @@ impl Truth {
     fn learn_task(&mut self, graph: GraphId, first: u32, columns: &Columns, i: usize) {
         let task = TaskId { graph, index: first + i as u32 };
         let is_command = self.graph_ops[&graph][columns.op_of[i] as usize];
-        let (key, _) = read_args(columns.args(i));
-        self.known.insert(task, Known { key, consumers: Vec::new(), is_command });
+        self.known.insert(task, Known { consumers: Vec::new() });
         if is_command {
             return;
         }

@@ -18,7 +18,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 /// Things that happened last and are shown with a failure.
-const TRACE_LINES: usize = 400000;
+const TRACE_LINES: usize = 400;
 /// More events than any run needs: something spins.
 const MAX_EVENTS: u64 = 3_000_000;
 
@@ -45,7 +45,6 @@ pub(super) enum Happening {
     GroupsKilled { host: usize },
     DeathTold { id: WorkerId, tries: u32 },
     JobStarts { job: usize },
-    JobMustEnd { job: usize },
     JobKilled { job: usize },
     ClientConnects { client: usize },
     ClientSteps { client: usize },
@@ -195,7 +194,6 @@ impl World {
             Happening::GroupsKilled { host } => self.groups_killed(host),
             Happening::DeathTold { id, tries } => self.death_told(id, tries),
             Happening::JobStarts { job } => self.job_starts(job),
-            Happening::JobMustEnd { job } => self.job_must_end(job),
             Happening::JobKilled { job } => self.job_killed(job),
             Happening::ClientConnects { client } => self.client_connects(client),
             Happening::ClientSteps { client } => self.client_steps(client),

@@ -57,8 +57,12 @@ impl Core {
         let Part { request, part, last, columns, options } = part;
         let record =
             Record::Part { graph, request, part, last, columns: columns.clone(), options: options.clone() };
-        self.persist(record, out);
-        self.take_part(graph, Part { request, part, last, columns, options })
+        let seq = self.persist(record, out);
+        let reply = self.take_part(graph, Part { request, part, last, columns, options });
+        if let (Reply::Submitted { first, .. }, Some(graph)) = (&reply, self.graphs.get_mut(&graph)) {
+            graph.note_part(*first, seq, self.durable);
+        }
+        reply
     }
 
     fn repeated_submit(&self, part: &Part) -> Option<Reply> {

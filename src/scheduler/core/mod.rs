@@ -124,6 +124,8 @@ pub struct Core {
     release_after: FastMap<TaskId, JournalSeq>,
     /// The number that the next record gets.
     next_seq: JournalSeq,
+    /// Everything up to this record is on disk.
+    durable: JournalSeq,
     fates: Vec<(Execution, Fate)>,
     outbox: Outbox,
     next_sweep: Time,
@@ -153,6 +155,7 @@ impl Core {
             releasable: VecDeque::new(),
             release_after: FastMap::default(),
             next_seq: JournalSeq(1),
+            durable: JournalSeq(0),
             fates: Vec::new(),
             outbox: Outbox::default(),
             next_sweep: now,
@@ -216,6 +219,7 @@ impl Core {
     }
 
     fn on_durable(&mut self, seq: JournalSeq) {
+        self.durable = seq;
         while let Some((needed, task)) = self.releasable.front().copied()
             && needed <= seq
         {

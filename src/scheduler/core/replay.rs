@@ -25,6 +25,7 @@ impl Core {
             core.apply(record);
         }
         core.next_seq = JournalSeq(last.0 + 1);
+        core.durable = last;
         core.fates.clear();
         core.outbox = super::Outbox::default();
         core.lose_unreported_values();

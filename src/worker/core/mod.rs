@@ -12,7 +12,7 @@ use crate::protocol::{
     Assignment, Completion, Epoch, Execution, FromWorker, Holding, Outcome, PendingOutput, PlaceOutcome,
     Registration, StoredValue, ToWorker, WorkerIndex,
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tasks::Task;
@@ -115,8 +115,11 @@ pub struct Core {
     welcomed: bool,
     heartbeat: Duration,
     next_heartbeat: Nanos,
-    /// Last sign of life of a scheduler.
+    /// When the last message was sent that a scheduler has answered: only until the death timeout after that is it
+    /// sure that no scheduler has given this worker up. When an answer came says less: it may have been long on its way.
     last_contact: Nanos,
+    /// When the registration or the heartbeats were sent that aren't answered yet; answers come in this order.
+    unanswered: VecDeque<Nanos>,
     tasks: BTreeMap<Execution, Task>,
     /// Executions that can start, by priority.
     runnable: BTreeSet<(u64, Execution)>,
@@ -201,6 +204,7 @@ impl Core {
             heartbeat: Duration::from_secs(10),
             next_heartbeat: now,
             last_contact: now,
+            unanswered: VecDeque::new(),
             tasks: BTreeMap::new(),
             runnable: BTreeSet::new(),
             free,
@@ -258,6 +262,7 @@ impl Core {
             }
             if now >= self.next_heartbeat {
                 self.next_heartbeat = now + self.heartbeat.as_nanos() as Nanos;
+                self.unanswered.push_back(now);
                 out.push(Action::Heartbeat { running: self.running() });
             }
         }
@@ -292,13 +297,14 @@ impl Core {
             self.held.iter().map(|(task, nbytes)| Holding { task: *task, nbytes: *nbytes }).collect();
         registration.runs = self.tasks.iter().filter(|(_, t)| !t.cancelled).map(|(e, _)| *e).collect();
         registration.completions = self.unacknowledged.values().cloned().collect();
+        self.unanswered = VecDeque::from([self.now]);
         out.push(Action::Send(FromWorker::Register(Box::new(registration))));
     }
 
     fn on_scheduler_message(&mut self, message: ToWorker, out: &mut Vec<Action>) {
-        self.last_contact = self.now;
         match message {
             ToWorker::Welcome { epoch, index, heartbeat_ms } => {
+                self.note_answer();
                 self.welcomed = true;
                 self.epoch = epoch;
                 self.index = Some(index);
@@ -309,7 +315,7 @@ impl Core {
                 self.kill_everything(out);
                 self.exit(format!("the scheduler refused this worker: {reason}"), true, out);
             }
-            ToWorker::HeartbeatAnswer => {}
+            ToWorker::HeartbeatAnswer => self.note_answer(),
             ToWorker::Ops { graph, ops } => {
                 self.ops.extend(ops.into_iter().map(|(index, op)| ((graph, index), Arc::new(op))));
             }
@@ -343,6 +349,12 @@ impl Core {
                 }
                 self.leave(reason);
             }
+        }
+    }
+
+    fn note_answer(&mut self) {
+        if let Some(asked) = self.unanswered.pop_front() {
+            self.last_contact = self.last_contact.max(asked);
         }
     }
 
