@@ -126,6 +126,8 @@ pub enum FromWorker {
     Finished(Vec<Completion>),
     /// Values fetched from others, which it can give to third ones.
     Replicas(Vec<Holding>),
+    /// Values that it held and can't read back.
+    ValuesLost(Vec<TaskId>),
     /// What became of accepted outputs.
     Placed {
         execution: Execution,

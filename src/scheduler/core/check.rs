@@ -61,7 +61,8 @@ impl Core {
         };
         match state {
             TaskState::Waiting { missing: counted } => {
-                assert_eq!(counted as usize, missing(), "{task} waits")
+                let states: Vec<_> = dependencies.iter().map(|d| (*d, self.state(*d))).collect();
+                assert_eq!(counted as usize, missing(), "{task} waits for {states:?}")
             }
             TaskState::Ready => assert_eq!(missing(), 0, "{task} is ready"),
             TaskState::Accepted { .. } => {

@@ -17,7 +17,7 @@ pub(super) struct Outbox {
 struct Letter {
     ops: Vec<(GraphId, u32, Op)>,
     peers: Vec<(WorkerIndex, Vec<String>)>,
-    /// Kernels may be sent at once.
+    /// Kernels may be sent at once, if their graph is durable.
     kernels: Vec<Assignment>,
     /// Commands leave once it is durable that this worker may run them.
     commands: Vec<Assignment>,
@@ -103,8 +103,15 @@ impl Core {
         if !letter.peers.is_empty() {
             send(ToWorker::Peers(letter.peers), None);
         }
-        if !letter.kernels.is_empty() {
-            send(ToWorker::Compute(letter.kernels), None);
+        // After a restart the number of a graph that was lost may go to another: nobody must have heard of it then.
+        let part = |a: &Assignment| self.graphs.get(&a.execution.task.graph)?.part_of(a.execution.task.index);
+        let is_early = |a: &Assignment| part(a).is_some_and(|seq| seq > self.durable);
+        let (early, kernels): (Vec<_>, Vec<_>) = letter.kernels.into_iter().partition(is_early);
+        if !kernels.is_empty() {
+            send(ToWorker::Compute(kernels), None);
+        }
+        if let Some(seq) = early.iter().filter_map(part).max() {
+            send(ToWorker::Compute(early), Some(seq));
         }
         if !letter.acknowledge.is_empty() {
             send(ToWorker::Acknowledge { executions: letter.acknowledge }, so_far);

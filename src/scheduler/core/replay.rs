@@ -8,7 +8,7 @@ use super::task::TaskState;
 use super::workers::Presence;
 use super::{Core, CoreConfig, RECOVERY_MARGIN};
 use crate::graph::TaskId;
-use crate::protocol::{Execution, Registration, WorkerId, WorkerIndex};
+use crate::protocol::{AllocationStateName, Execution, Registration, WorkerId, WorkerIndex};
 use crate::scheduler::event::{JournalSeq, Time};
 use crate::scheduler::record::{Fate, Record};
 
@@ -25,9 +25,13 @@ impl Core {
             core.apply(record);
         }
         core.next_seq = JournalSeq(last.0 + 1);
+        core.durable = last;
         core.fates.clear();
         core.outbox = super::Outbox::default();
         core.lose_unreported_values();
+        // Whoever streamed has to come again.
+        let open: Vec<_> = core.graphs.values().filter(|graph| !graph.sealed).map(|graph| graph.id).collect();
+        open.into_iter().for_each(|graph| core.stream_broke(graph));
         core
     }
 
@@ -45,7 +49,13 @@ impl Core {
             }
             Record::Cancelled { request, tasks } => drop(self.take_cancel(request, &tasks)),
             Record::Target { request, workers } => self.take_target(request, workers),
-            Record::Intent { allocation } => self.take_intent(allocation),
+            Record::Intent { allocation } => self.inherit_allocation(allocation),
+            Record::GivenUp { allocations } => {
+                allocations.into_iter().for_each(|id| self.give_up_allocation(id))
+            }
+            Record::AllocationOver { allocation } => {
+                self.allocations.end(allocation, AllocationStateName::Ended)
+            }
             Record::Forgotten { graph } => self.forget(graph),
         }
     }

@@ -29,7 +29,7 @@ impl Core {
         }
     }
 
-    /// The state that a task of a new part begins in. `needed_by` of its dependencies rises.
+    /// The state that a task of a new part begins in.
     pub(super) fn introduce(&mut self, task: TaskId, state: TaskState) {
         self.update(task, |record| record.state = state);
         self.count(task, None, state);
@@ -125,10 +125,11 @@ impl Core {
     }
 
     /// Queues a held value for release if nobody needs it: it goes once what is known now is durable.
-    fn release_when_durable(&mut self, task: TaskId) {
+    pub(super) fn release_when_durable(&mut self, task: TaskId) {
         let Some(record) = self.record(task) else { return };
         if record.needed_by == 0 && !record.wanted && matches!(record.state, TaskState::Held { .. }) {
             self.releasable.push_back((self.next_seq, task));
+            self.release_after.insert(task, self.next_seq);
         }
     }
 
@@ -247,6 +248,10 @@ impl Core {
     pub(super) fn run_again(&mut self, task: TaskId) {
         let mut stack = vec![task];
         while let Some(task) = stack.pop() {
+            // The failure of another one may have taken it along meanwhile.
+            if self.state(task).is_none_or(|state| state.is_settled()) {
+                continue;
+            }
             let mut missing = 0;
             let mut lost = None;
             for dependency in self.dependencies(task) {

@@ -5,8 +5,8 @@ use super::fast::{FastMap, FastSet};
 use super::task::TaskState;
 use crate::graph::{GraphId, Op, Resources, TaskId};
 use crate::protocol::{
-    AllocationId, ErrorKind, FromWorker, Registration, TaskError, ToWorker, WorkerId, WorkerIndex,
-    WorkerStateName,
+    AllocationId, Completion, ErrorKind, Execution, FromWorker, Holding, Registration, TaskError, ToWorker,
+    WorkerId, WorkerIndex, WorkerStateName,
 };
 use crate::scheduler::event::{Action, PeerId, Time};
 use std::collections::{BTreeSet, HashMap};
@@ -266,6 +266,11 @@ impl Core {
                     self.on_replica(worker, holding);
                 }
             }
+            FromWorker::ValuesLost(tasks) => {
+                for task in tasks {
+                    self.strike_off(task, worker);
+                }
+            }
             FromWorker::Placed { execution, outcome } => self.on_placed(worker, execution, outcome),
             FromWorker::Goodbye { reason } => {
                 let reason = format!("left: {reason}");
@@ -316,13 +321,29 @@ impl Core {
         }
         self.on_worker_started(index);
         self.settle_registration(index, &holds, &runs, completions);
+        self.tell_to_leave_again(index, peer, out);
+    }
+
+    /// It was told before, but the message may have been lost with the link.
+    fn tell_to_leave_again(&mut self, index: WorkerIndex, peer: PeerId, out: &mut Vec<Action>) {
+        let Some(worker) = self.workers.get(index) else { return };
+        let given_up = self.allocations.is_superseded(worker.registration.allocation);
+        if let Some(now) = self.going_down.as_ref().map(|d| d.left).filter(|left| *left) {
+            let message = ToWorker::Leave { reason: "the cluster goes down".into(), now };
+            self.workers.set_leaving(index);
+            out.push(Action::ToWorker { peer, message, after: None });
+        } else if given_up || worker.leaving {
+            let message = ToWorker::Leave { reason: "scaled down".into(), now: false };
+            self.workers.set_leaving(index);
+            out.push(Action::ToWorker { peer, message, after: None });
+        }
     }
 
     fn reason_to_refuse(&self, registration: &Registration) -> Option<String> {
-        if self.going_down.is_some() {
+        let known = self.workers.by_id(&registration.id).and_then(|index| self.workers.get(index));
+        if self.going_down.is_some() && known.is_none() {
             return Some("the cluster is going down".into());
         }
-        let known = self.workers.by_id(&registration.id).and_then(|index| self.workers.get(index));
         if let Some(Worker { presence: Presence::Gone { reason }, .. }) = known {
             return Some(format!("this incarnation is over: {reason}"));
         }
@@ -336,16 +357,18 @@ impl Core {
     fn settle_registration(
         &mut self,
         index: WorkerIndex,
-        holds: &[crate::protocol::Holding],
-        runs: &[crate::protocol::Execution],
-        completions: Vec<crate::protocol::Completion>,
+        holds: &[Holding],
+        runs: &[Execution],
+        completions: Vec<Completion>,
     ) {
-        let listed: FastSet<TaskId> =
-            runs.iter().map(|e| e.task).chain(completions.iter().map(|c| c.execution.task)).collect();
+        // What the old link carried is lost: outputs that it was told to place, or said that it had placed, too.
+        self.reassign_outputs(index);
+        let listed: FastSet<Execution> =
+            runs.iter().copied().chain(completions.iter().map(|completion| completion.execution)).collect();
         let assigned: Vec<TaskId> =
             self.workers.get(index).map(|w| w.assigned.iter().copied().collect()).unwrap_or_default();
         for task in assigned {
-            if !listed.contains(&task) {
+            if !self.execution(task).is_some_and(|current| listed.contains(&current)) {
                 self.run_again(task);
             }
         }
@@ -417,6 +440,9 @@ impl Core {
         self.workers.drop_holding(index, task);
         let Some(TaskState::Held { worker: first }) = self.state(task) else { return };
         let mut others = self.holders(task, first);
+        if !others.contains(&index) {
+            return;
+        }
         others.retain(|holder| *holder != index);
         match others.first().copied() {
             None => self.lose_value(task),

@@ -77,8 +77,15 @@ impl Core {
         }
     }
 
-    pub(super) fn on_fetched(&mut self, input: TaskId, nbytes: u64) {
-        self.held.insert(input, nbytes);
+    /// The store has the value: that it was to be freed before is void.
+    fn hold(&mut self, task: TaskId, nbytes: u64, out: &mut Vec<Action>) {
+        self.held.insert(task, nbytes);
+        self.lost.remove(&task);
+        out.retain(|action| *action != Action::Free(task));
+    }
+
+    pub(super) fn on_fetched(&mut self, input: TaskId, nbytes: u64, out: &mut Vec<Action>) {
+        self.hold(input, nbytes, out);
         self.replicas.push(Holding { task: input, nbytes });
         for execution in self.fetching.remove(&input).unwrap_or_default() {
             if let Some(task) = self.tasks.get_mut(&execution) {
@@ -175,7 +182,7 @@ impl Core {
             return self.drop_outcome(execution, outcome, out);
         }
         if let Outcome::Held { nbytes } = outcome {
-            self.held.insert(execution.task, nbytes);
+            self.hold(execution.task, nbytes, out);
         }
         // The job's end took the command with it: it runs again elsewhere.
         let outcome = if self.signalled && fails_with_its_job(&task.op, &outcome) {
