@@ -132,6 +132,8 @@ pub struct Core {
     finished: Vec<Completion>,
     replicas: Vec<Holding>,
     leaving: Option<Leaving>,
+    /// From outside: the batch system ends this job, perhaps all its processes at once.
+    told_to_end: bool,
     exited: bool,
 }
 
@@ -211,6 +213,7 @@ impl Core {
             finished: Vec::new(),
             replicas: Vec::new(),
             leaving: None,
+            told_to_end: false,
             exited: false,
             config,
         }
@@ -229,7 +232,10 @@ impl Core {
                 out.push(Action::Send(FromWorker::Placed { execution, outcome }));
             }
             Event::ValueLost { task } => drop(self.held.remove(&task)),
-            Event::AskedToLeave { reason } => self.leave(reason),
+            Event::AskedToLeave { reason } => {
+                self.told_to_end = true;
+                self.leave(reason);
+            }
             Event::Tick => {}
         }
     }

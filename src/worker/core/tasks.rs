@@ -18,6 +18,16 @@ pub(super) struct Task {
     pub cancelled: bool,
 }
 
+/// Whether a command may have been ended by somebody who ends the whole job: a signal, or a code of its own making
+/// after one.
+fn broke_off(outcome: &Outcome) -> bool {
+    let kind = match outcome {
+        Outcome::Erred { error, .. } => error.kind,
+        _ => return false,
+    };
+    matches!(kind, ErrorKind::Exit(_) | ErrorKind::Signal(_))
+}
+
 impl Core {
     pub(super) fn on_assignment(&mut self, assignment: Assignment, out: &mut Vec<Action>) {
         let Assignment { execution, op, args, name, inputs, priority } = assignment;
@@ -157,6 +167,8 @@ impl Core {
         if let Outcome::Held { nbytes } = outcome {
             self.held.insert(execution.task, nbytes);
         }
+        // It had the same signal as this worker: not its fault, it runs elsewhere.
+        let outcome = if self.told_to_end && broke_off(&outcome) { Outcome::Cancelled } else { outcome };
         self.complete(execution, nanos, outcome);
     }
 

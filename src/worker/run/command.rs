@@ -31,6 +31,8 @@ pub const INLINE_LIMIT: usize = 1 << 20;
 pub const FILE_LIMIT: u64 = 4 << 30;
 /// Time between asking a task to end and killing it.
 pub const KILL_GRACE: Duration = Duration::from_secs(5);
+/// Earlier attempts whose temporaries are looked for: each later one has looked already.
+const OLDER_ATTEMPTS: u32 = 8;
 /// A program that was just written may be open for writing in a child of another thread that has forked, but
 /// not yet executed its own program; that takes a moment at most.
 const BUSY_TRIES: u32 = 50;
@@ -181,6 +183,7 @@ impl CommandHost {
                 PlannedOutput { temporary, target, fenced: output.fenced }
             })
             .collect();
+        remove_older(attempt, &outputs);
         let temporaries: Vec<PathBuf> = outputs.iter().map(|o| o.temporary.clone()).collect();
         fill.outputs = &temporaries;
         let argv = template::argv(spec, fill);
@@ -236,6 +239,16 @@ impl Plan {
     fn temporaries(&self) -> Vec<(PathBuf, PathBuf)> {
         let fenced = self.outputs.iter().filter(|o| o.fenced || outputs::exists(&o.temporary));
         fenced.map(|o| (o.temporary.clone(), o.target.clone())).collect()
+    }
+}
+
+/// Removes what earlier attempts left behind whose worker died: a command is given to another only when nothing of it
+/// runs any more.
+fn remove_older(attempt: &Attempt, outputs: &[PlannedOutput]) {
+    for older in attempt.attempt.saturating_sub(OLDER_ATTEMPTS).max(1)..attempt.attempt {
+        let temporary = |o: &PlannedOutput| temporary_path(&o.target, attempt.task, attempt.epoch, older);
+        let pairs: Vec<_> = outputs.iter().map(|o| (temporary(o), o.target.clone())).collect();
+        discard(&pairs);
     }
 }
 
