@@ -4,8 +4,8 @@ use crate::graph::{Columns, Graph, Key, TaskId, Value};
 use crate::net::values::{self, ValueLink};
 use crate::net::{ConnectError, Frame, LinkError, Reader, Transport, Writer};
 use crate::protocol::{
-    self, Counts, Failure, FromClient, GraphOptions, NO_CALL, PeerKind, RefusalKind, Reply, Request, RequestId,
-    StoredValue, TaskReport, TaskStateName, ToClient,
+    self, Counts, Failure, FromClient, GraphOptions, NO_CALL, PeerKind, RefusalKind, Reply, Request,
+    RequestId, StoredValue, TaskReport, TaskStateName, ToClient,
 };
 use crate::state::{Role, StateDir, StateError};
 use bytes::Bytes;

@@ -25,7 +25,9 @@ pub struct PendingOutput {
 pub fn text_of_path(path: &Path) -> String {
     match path.to_str() {
         Some(text) => text.to_owned(),
-        None => path.as_os_str().as_bytes().iter().fold("\0".to_owned(), |text, byte| format!("{text}{byte:02x}")),
+        None => {
+            path.as_os_str().as_bytes().iter().fold("\0".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+        }
     }
 }
 

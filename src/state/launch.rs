@@ -5,10 +5,10 @@
 //! number. As everywhere here, `link(2)` decides and nothing is locked. A number is held in earnest only while all
 //! lower ones are there and dead; whoever tidies up removes the lower ones first.
 
+use super::StateError;
 use super::dir::read_toml;
 use super::files::create_exclusive;
 use super::lease::{Holder, Liveness};
-use super::StateError;
 use std::path::{Path, PathBuf};
 
 /// Launchers that died in the middle, one after the other, before something else must be wrong.

@@ -43,7 +43,8 @@ fn a_virtual_environment_simply_works() {
     fs::create_dir_all(&venv).unwrap();
     let python = sandbox.program("python", "#!/bin/sh\necho \"$VIRTUAL_ENV: $1\"\n");
     fs::rename(python, venv.join("python")).unwrap();
-    let activate = "VIRTUAL_ENV=$(dirname $PWD)/venv; export VIRTUAL_ENV; PATH=\"$VIRTUAL_ENV/bin:$PATH\"; export PATH";
+    let activate =
+        "VIRTUAL_ENV=$(dirname $PWD)/venv; export VIRTUAL_ENV; PATH=\"$VIRTUAL_ENV/bin:$PATH\"; export PATH";
     fs::write(venv.join("activate"), activate).unwrap();
     sandbox.bash(". ../venv/bin/activate; jq map --wait python {} ::: plot.py").exits(0);
     let expected = format!("{}: plot.py\n", venv.parent().unwrap().display());
@@ -85,14 +86,18 @@ fn what_travels_and_what_does_not() {
     assert!(!here.contains_key("JOBQ_TASK_OUTPUT"));
     assert_eq!(here["PWD"], sandbox.work().display().to_string());
 
-    let named = submit("named", &["--env", "MINE", "--env", "MY_API_TOKEN", "--env", "PYTHONPATH=/other", "--env", "EMPTY="]);
+    let named = submit(
+        "named",
+        &["--env", "MINE", "--env", "MY_API_TOKEN", "--env", "PYTHONPATH=/other", "--env", "EMPTY="],
+    );
     assert_eq!((named["MINE"].as_str(), named["MY_API_TOKEN"].as_str()), ("mine", "s2"));
     assert_eq!((named["PYTHONPATH"].as_str(), named["EMPTY"].as_str()), ("/other", ""));
     let worker = submit("worker", &["--env-from", "worker", "--env", "MINE"]);
     assert_eq!(worker["MINE"], "mine");
     assert!(worker.contains_key("HOME") && !worker.contains_key("PYTHONPATH"));
     let none = submit("none", &["--env-from", "none", "--env", "MINE"]);
-    let names: Vec<&str> = none.keys().map(String::as_str).filter(|name| !name.starts_with("JOBQ_")).collect();
+    let names: Vec<&str> =
+        none.keys().map(String::as_str).filter(|name| !name.starts_with("JOBQ_")).collect();
     assert_eq!(names, ["MINE"]);
     sandbox.run(["submit", "--env", "NOT_SET", "--", "true"]).exits(2).says("NOT_SET");
     sandbox.run(["submit", "--env-from", "nowhere", "--", "true"]).exits(2);
@@ -105,13 +110,15 @@ fn a_task_gives_work_to_its_own_cluster() {
     sandbox.ok(up);
     let inner = "jq submit --wait --key inner -- echo \"from $JOBQ_TASK_KEY\" && jq result inner";
     let outer = ["submit", "--name", "winds", "--wait", "--key", "outer", "--cores", "2", "--", "sh", "-c"];
-    // Another state directory here and now than the one that the cluster has.
     let mut command = sandbox.jq(outer.iter().chain(&[inner]));
     finish(&mut command, b"").exits(0);
     assert_eq!(sandbox.ok(["result", "--name", "winds", "outer"]), "inner\nfrom outer\n");
     let cores = ["submit", "--name", "winds", "--wait", "--key", "cores", "--cores", "2", "--", "sh", "-c"];
     sandbox.ok(cores.iter().chain(&["echo $JOBQ_TASK_CORES $OMP_NUM_THREADS $JOBQ_CLUSTER"]));
     assert_eq!(sandbox.ok(["result", "--name", "winds", "cores"]), "2 2 winds\n");
-    assert_eq!(sandbox.ok(["map", "--name", "winds", "--wait", "sh", "-c", "echo $JOBQ_TASK_KEY", ":::", "a"]), "g4\n");
+    assert_eq!(
+        sandbox.ok(["map", "--name", "winds", "--wait", "sh", "-c", "echo $JOBQ_TASK_KEY", ":::", "a"]),
+        "g4\n"
+    );
     assert_eq!(sandbox.ok(["result", "--name", "winds", "g4.1"]), "g4.1\n");
 }

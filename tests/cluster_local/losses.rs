@@ -32,7 +32,9 @@ fn cancelling_ends_everything_that_a_task_started() {
         let pid: i32 = sandbox.read(name).trim().parse().unwrap();
         eventually_sync("the end of a process", || (!is_alive(pid)).then_some(()));
     }
-    eventually_sync("an empty directory", || crate::support::sandbox::names(&sandbox.file("out")).is_empty().then_some(()));
+    eventually_sync("an empty directory", || {
+        crate::support::sandbox::names(&sandbox.file("out")).is_empty().then_some(())
+    });
     // Both workers are free again, and nothing of the cancelled runs later.
     sandbox.ok(["map", "--wait", "echo", ":::", "a", "b", "c"]);
     assert!(!sandbox.file("queued").exists() && !sandbox.file("behind").exists());

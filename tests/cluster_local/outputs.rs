@@ -15,13 +15,40 @@ fn an_output_appears_whole_or_not_at_all() {
     sandbox.up(2);
     fs::create_dir(sandbox.file("out")).unwrap();
     // {out} in the command line, and the variable inside a script.
-    let words = ["map", "--wait", "--output", "out/{/.}.up", "sh", "-c", "tr a-z A-Z < $1 > $2", "-", "{}", "{out}", ":::", "a.txt", "b.txt"];
+    let words = [
+        "map",
+        "--wait",
+        "--output",
+        "out/{/.}.up",
+        "sh",
+        "-c",
+        "tr a-z A-Z < $1 > $2",
+        "-",
+        "{}",
+        "{out}",
+        ":::",
+        "a.txt",
+        "b.txt",
+    ];
     fs::write(sandbox.file("a.txt"), "alpha").unwrap();
     fs::write(sandbox.file("b.txt"), "beta").unwrap();
     sandbox.ok(words);
     assert_eq!((sandbox.read("out/a.up"), sandbox.read("out/b.up")), ("ALPHA".into(), "BETA".into()));
-    sandbox.script("make.sh", "#!/bin/sh\necho \"$1\" > \"$JOBQ_TASK_OUTPUT\"\necho log > \"$JOBQ_TASK_OUTPUT_2\"\n");
-    sandbox.ok(["map", "--wait", "--output", "out/{}.one", "--output", "out/{}.two", "./make.sh", ":::", "x"]);
+    sandbox.script(
+        "make.sh",
+        "#!/bin/sh\necho \"$1\" > \"$JOBQ_TASK_OUTPUT\"\necho log > \"$JOBQ_TASK_OUTPUT_2\"\n",
+    );
+    sandbox.ok([
+        "map",
+        "--wait",
+        "--output",
+        "out/{}.one",
+        "--output",
+        "out/{}.two",
+        "./make.sh",
+        ":::",
+        "x",
+    ]);
     assert_eq!((sandbox.read("out/x.one"), sandbox.read("out/x.two")), ("x\n".into(), "log\n".into()));
     // Well ended without writing it; failed after writing it; and one that was there before stays.
     fs::write(sandbox.file("out/old"), "old").unwrap();
@@ -53,7 +80,18 @@ fn an_output_may_have_any_name() {
     let odd = [&b"two words"[..], b"caf\xe9", "größe".as_bytes(), b"new\nline", b"-x"];
     let arguments = odd.map(|bytes| OsStr::from_bytes(bytes).to_owned());
     fs::create_dir(sandbox.file("out")).unwrap();
-    let words = ["map", "--wait", "--output", "out/{}", "sh", "-c", "echo $JOBQ_TASK_KEY > \"$1\"", "-", "{out}", ":::"];
+    let words = [
+        "map",
+        "--wait",
+        "--output",
+        "out/{}",
+        "sh",
+        "-c",
+        "echo $JOBQ_TASK_KEY > \"$1\"",
+        "-",
+        "{out}",
+        ":::",
+    ];
     sandbox.run(words.map(OsString::from).iter().chain(&arguments)).exits(0);
     for (i, name) in arguments.iter().enumerate() {
         let text = fs::read_to_string(sandbox.file("out").join(name)).unwrap();
@@ -114,7 +152,8 @@ fn a_worker_is_killed_in_the_middle_of_two_hundred_tasks() {
     assert_eq!((&lost["state"], &lost["note"]), (&"lost".into(), &"ended by signal SIGKILL".into()));
     assert!(sandbox.ok(["status"]).contains("gone: ended by signal SIGKILL"));
     let allocations = sandbox.cluster("default").join("allocations");
-    let dirs = fs::read_dir(allocations).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    let dirs =
+        fs::read_dir(allocations).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
     let verdicts: Vec<_> = dirs.flat_map(|dir| read_verdicts(&dir).unwrap()).collect();
     assert_eq!(verdicts.len(), 1, "{verdicts:?}");
     assert_eq!((verdicts[0].pid, verdicts[0].signal), (victim, Some(9)));
@@ -140,5 +179,8 @@ fn a_worker_is_killed_with_its_supervisor() {
     let status = sandbox.until("a new job in its place", |status| status["connected"] == 2);
     let allocations = status["allocations"].as_array().unwrap();
     assert_eq!(allocations.len(), 3, "{status}");
-    assert_eq!(allocations[0]["state"].as_str().unwrap().len() + allocations[1]["state"].as_str().unwrap().len(), "ended".len() + "running".len());
+    assert_eq!(
+        allocations[0]["state"].as_str().unwrap().len() + allocations[1]["state"].as_str().unwrap().len(),
+        "ended".len() + "running".len()
+    );
 }

@@ -108,21 +108,31 @@ fn reports_are_json_of_schema_1_with_these_fields() {
     assert_eq!(report["failures"][0]["kind"], "exit");
     let result = sandbox.json(["result", "two"]);
     expect(&result, "schema key task state attempt exit_code signal error seconds stdout stderr");
-    assert_eq!((&result["state"], &result["stdout"], &result["exit_code"]), (&"memory".into(), &"2\n".into(), &0.into()));
+    assert_eq!(
+        (&result["state"], &result["stdout"], &result["exit_code"]),
+        (&"memory".into(), &"2\n".into(), &0.into())
+    );
     let tasks = sandbox.json(["tasks"]);
     expect(&tasks, "schema tasks more");
     expect(&tasks["tasks"][0], "key task family state attempt worker seconds error");
     expect(&sandbox.json(["cancel", "g1"]), "schema cancelled");
     let status = sandbox.json(["status"]);
     expect(&status["families"][0], &format!("family {counts}"));
-    let worker = "name allocation host pid cores memory_limit memory state assigned finished deadline_unix note";
+    let worker =
+        "name allocation host pid cores memory_limit memory state assigned finished deadline_unix note";
     expect(&status["workers"][0], worker);
     assert_eq!(status["workers"][0]["allocation"], "a1");
     let ls = sandbox.json(["ls"]);
     expect(&ls, "schema state_dir clusters");
     expect(&ls["clusters"][0], "name state host workers target unfinished note");
     expect(&sandbox.json(["scale", "1"]), "schema cluster target");
-    for words in [&["config"][..], &["queues"], &["version"], &["script", "--queue", "local"], &["up", "--queue", "local", "--dry-run"]] {
+    for words in [
+        &["config"][..],
+        &["queues"],
+        &["version"],
+        &["script", "--queue", "local"],
+        &["up", "--queue", "local", "--dry-run"],
+    ] {
         sandbox.json(words);
     }
     expect(&sandbox.json(["down"]), "schema cluster was_up swept purged");
@@ -175,7 +185,10 @@ fn arguments_arrive_as_they_are() {
     // `submit` takes its words as they are.
     sandbox.ok(["submit", "--wait", "--", "show", "{}", "{#}", "a\nb", "", "--wait"]);
     assert_eq!(sandbox.ok(["result", "g6.1"]), "[{}][{#}][a\nb][][--wait]");
-    assert_eq!(finish(&mut sandbox.jq(["map", "show"]), b"").exits(0).stderr, "there was nothing to map over\n");
+    assert_eq!(
+        finish(&mut sandbox.jq(["map", "show"]), b"").exits(0).stderr,
+        "there was nothing to map over\n"
+    );
 }
 
 #[test]
@@ -209,10 +222,21 @@ fn flags_shape_tasks() {
     let words = ["map", "--wait", "--max-fails", "2", "false", ":::"].map(str::to_owned);
     let report = sandbox.run(as_json(words.iter().chain(&args))).exits(1).json();
     assert_eq!(report["counts"]["memory"], 0);
-    let (erred, cancelled) = (report["counts"]["erred"].as_u64().unwrap(), report["counts"]["cancelled"].as_u64().unwrap());
+    let (erred, cancelled) =
+        (report["counts"]["erred"].as_u64().unwrap(), report["counts"]["cancelled"].as_u64().unwrap());
     assert!(erred == 3 && cancelled == 197, "{report}");
     // --time-limit, with a grandchild that must go too.
-    let limited = ["submit", "--key", "limited", "--time-limit", "300ms", "--", "sh", "-c", "sleep 1000 & echo $! > child; wait"];
+    let limited = [
+        "submit",
+        "--key",
+        "limited",
+        "--time-limit",
+        "300ms",
+        "--",
+        "sh",
+        "-c",
+        "sleep 1000 & echo $! > child; wait",
+    ];
     sandbox.ok(limited);
     let report = sandbox.run(as_json(["wait", "limited"])).exits(1).json();
     assert_eq!(report["failures"][0]["kind"], "time-limit");
@@ -221,7 +245,10 @@ fn flags_shape_tasks() {
     // --stdin and --cwd.
     fs::create_dir(sandbox.file("deeper")).unwrap();
     fs::write(sandbox.file("deeper/input"), "from a file\n").unwrap();
-    sandbox.ok(["submit", "--wait", "--key", "fed", "--cwd", "deeper", "--stdin", "input", "--", "sh", "-c", "pwd; cat"]);
+    sandbox.ok([
+        "submit", "--wait", "--key", "fed", "--cwd", "deeper", "--stdin", "input", "--", "sh", "-c",
+        "pwd; cat",
+    ]);
     let here = sandbox.file("deeper").display().to_string();
     assert_eq!(sandbox.ok(["result", "fed"]), format!("{here}\nfrom a file\n"));
     for (flags, words) in [
@@ -304,5 +331,8 @@ fn looking_at_a_cluster_takes_this_long() {
         })
         .collect();
     times.sort();
-    eprintln!("`jq status`: median {:?}, best {:?} (of this build, on this machine, now)", times[5], times[0]);
+    eprintln!(
+        "`jq status`: median {:?}, best {:?} (of this build, on this machine, now)",
+        times[5], times[0]
+    );
 }

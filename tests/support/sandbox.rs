@@ -317,10 +317,7 @@ pub fn start(command: &mut Command, input: &[u8]) -> Going {
     let input = input.to_vec();
     // It may not read everything, or anything.
     std::thread::spawn(move || drop(stdin.write_all(&input)));
-    let said = [
-        collect(child.stdout.take().unwrap()),
-        collect(child.stderr.take().unwrap()),
-    ];
+    let said = [collect(child.stdout.take().unwrap()), collect(child.stderr.take().unwrap())];
     Going { child, said }
 }
 

@@ -41,8 +41,9 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    pub fn new() -> Peers {
-        Peers { peers: HashMap::new(), durable: JournalSeq(0) }
+    /// `durable`: the last record that is on disk already.
+    pub fn new(durable: JournalSeq) -> Peers {
+        Peers { peers: HashMap::new(), durable }
     }
 
     pub fn add(&mut self, id: PeerId, frames: mpsc::Sender<Frame>) {

@@ -79,8 +79,9 @@ pub async fn serve(state: StateDir) -> anyhow::Result<()> {
     tokio::spawn(links::accept_all(listener, transport, events));
     let clock = Clock::start();
     let core = Core::new(config, clock.now());
-    let mut shell =
-        Shell { core, clock, peers: Peers::new(), journal, commands, waiting: Vec::new(), exit: None };
+    // The journal's own first record is there; a cluster that has nothing to write down yet answers too.
+    let peers = Peers::new(JournalSeq(journal.next_seq().saturating_sub(1)));
+    let mut shell = Shell { core, clock, peers, journal, commands, waiting: Vec::new(), exit: None };
     shell.start(spec.workers);
     let ended = shell.run(incoming).await;
     if shell.exit.is_some() {

@@ -3,7 +3,8 @@
 use super::{Incoming, Options};
 use crate::graph::{CommandResult, Op, Value};
 use crate::protocol::{
-    ErrorKind, Execution, Outcome, PendingOutput, PlaceOutcome, StoredValue, TaskError, path_of_text, text_of_path,
+    ErrorKind, Execution, Outcome, PendingOutput, PlaceOutcome, StoredValue, TaskError, path_of_text,
+    text_of_path,
 };
 use crate::worker::core::{Event, Input};
 use crate::worker::run::{
@@ -51,7 +52,7 @@ impl Running {
         };
         let pool = Arc::new(KernelPool::new(settings.profile.cores.max(1) as usize, completions)?);
         let state = &options.state;
-        let mut host = CommandHost::new(state.name(), &options.id.name, state.path().join("results"));
+        let mut host = CommandHost::new(state.name(), &options.id.name, state.results_dir());
         host.inline_limit = usize::try_from(settings.task.inline_output).unwrap_or(usize::MAX);
         host.file_limit = if settings.task.max_output == 0 { u64::MAX } else { settings.task.max_output };
         host.kill_grace = settings.task.kill_grace;
