@@ -7,12 +7,18 @@ use crate::config::{Settings, Sources};
 use crate::protocol::AllocationId;
 use crate::scheduler::spec::{ClusterSpec, own_program};
 use crate::state::StateDir;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args, Clone, Debug, PartialEq)]
 pub struct Args {
     #[command(flatten)]
     pub cluster: UpFlags,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    script: &'a str,
 }
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
@@ -47,6 +53,10 @@ pub fn print(settings: &Settings, workers: u32, context: &Context, origins: bool
     };
     let allocation = spec.allocation(&state, &name, AllocationId(1));
     let script = batch.system().render(&allocation, &spec.templates()?)?;
+    if context.out.is_json() {
+        context.out.json(&Report { script: &script })?;
+        return Ok(Exit::Ok);
+    }
     if origins {
         context.out.note(super::up::arithmetic(&spec, workers));
         for entry in settings.entries.iter().filter(|entry| entry.key.starts_with("profile.")) {

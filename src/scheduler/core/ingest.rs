@@ -1,5 +1,6 @@
 //! Graphs in: parts of a stream become records, each exactly once; and out: settled ones are forgotten in time.
 
+use super::states::first_line;
 use super::task::TaskState;
 use super::{Class, Core, Family, GraphState};
 use crate::graph::{Columns, GraphId, Key, Op, Resources, TaskId};
@@ -177,7 +178,13 @@ impl Core {
         match failed {
             Some(dependency) => {
                 let kind = crate::protocol::ErrorKind::Dependency;
-                let message = format!("{}, which it depends on, failed", self.display_name(dependency));
+                let name = self.display_name(dependency);
+                let message = match self.error(dependency) {
+                    Some(error) => {
+                        format!("{name}, which it depends on, failed: {}", first_line(&error.message))
+                    }
+                    None => format!("{name}, which it depends on, was cancelled"),
+                };
                 self.fail(task, crate::protocol::TaskError { kind, message });
             }
             None => self.run_again(task),

@@ -459,6 +459,7 @@ impl Core {
     fn take_back(&mut self, index: WorkerIndex, reason: &str, clean: bool, which: impl Fn(&Op) -> bool) {
         let Some(worker) = self.workers.get(index) else { return };
         let name = worker.registration.id.name.clone();
+        let no_fault = clean || self.is_out_of_time(index);
         let mut tasks: Vec<TaskId> = worker.assigned.iter().copied().collect();
         tasks.sort_unstable();
         for task in tasks {
@@ -472,14 +473,20 @@ impl Core {
                 let error = TaskError { kind: ErrorKind::OutcomeUnknown, message };
                 self.fail_for_good(task, error);
             } else {
-                self.count_loss(task, &name, reason, clean);
+                self.count_loss(task, &name, reason, no_fault);
             }
         }
         self.reassign_outputs(index);
     }
 
-    fn count_loss(&mut self, task: TaskId, worker: &str, reason: &str, clean: bool) {
-        if !clean {
+    /// Whether its walltime was over: the batch system ended it, no task did.
+    fn is_out_of_time(&self, index: WorkerIndex) -> bool {
+        let deadline = self.workers.get(index).map_or(0, |w| w.registration.deadline_unix);
+        deadline > 0 && self.unix_seconds(self.now) >= deadline
+    }
+
+    fn count_loss(&mut self, task: TaskId, worker: &str, reason: &str, no_fault: bool) {
+        if !no_fault {
             self.update(task, |record| record.workers_lost = record.workers_lost.saturating_add(1));
         }
         let lost = self.record(task).map_or(0, |r| r.workers_lost);

@@ -384,7 +384,8 @@ impl Core {
         if !self.exited && self.now >= self.death() {
             self.kill_everything(out);
             let timeout = self.config.death_timeout.as_secs();
-            self.exit(format!("no scheduler for {timeout} s"), false, out);
+            // Cleanly: another life of this worker would find as little.
+            self.exit(format!("no scheduler for {timeout} s"), true, out);
         }
     }
 
