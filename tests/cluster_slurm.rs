@@ -107,14 +107,9 @@ fn what_is_refused_says_why_and_leaves_nothing() {
     let missing = format!("log_directory={}", lab.work().join("no such place").display());
     let cases: &[(&[&str], &[&str])] = &[
         (&["--set", "queue=nope"], &["Invalid partition name specified", "sinfo"]),
-        (
-            &["--cores", "99", "--memory", "1GiB"],
-            &["CPU count per node can not be satisfied", "check `cores`"],
-        ),
-        (
-            &["--cores", "99", "--set", "memory=1PiB"],
-            &["emory specification can not be satisfied", "check `memory`"],
-        ),
+        // Where the partition's limits aren't enforced at submission, such a job is taken and never starts.
+        (&["--cores", "99"], &["CPU count per node can not be satisfied|PartitionConfig"]),
+        (&["--memory", "1PiB"], &["emory specification can not be satisfied|PartitionConfig"]),
         (&["--walltime", "7h"], &["PartitionTimeLimit", "longer than the partition allows"]),
         (&["--set", &missing], &["no such place", "log"]),
         (
@@ -132,7 +127,8 @@ fn what_is_refused_says_why_and_leaves_nothing() {
             }
             assert_eq!(up.code, Some(78), "{flags:?} {wait:?}: {}{}", up.stdout, up.stderr);
             for words in *expected {
-                assert!(up.stderr.contains(words), "{flags:?} {wait:?}: {}", up.stderr);
+                let said = words.split('|').any(|words| up.stderr.contains(words));
+                assert!(said, "{flags:?} {wait:?}: {}", up.stderr);
             }
             assert_eq!(lab.slurm.squeue(), [""; 0], "{flags:?}");
         }
