@@ -135,6 +135,20 @@ impl Slurm {
         }
     }
 
+    /// The authentication service ends.
+    pub fn kill_munge(&mut self) {
+        if let Some(mut munged) = self.munged.take() {
+            kill(pid(&munged), Signal::SIGTERM).unwrap();
+            munged.wait().unwrap();
+        }
+    }
+
+    /// Start it again.
+    pub fn restart_munge(&mut self) {
+        self.kill_munge();
+        self.start_munge();
+    }
+
     /// Kill the controller, as a crash of its host would.
     pub fn kill_controller(&mut self) {
         if let Some(mut controller) = self.controller.take() {
@@ -162,6 +176,18 @@ impl Slurm {
     fn signal_controller(&self, signal: Signal) {
         let controller = self.controller.as_ref().expect("the controller was not killed");
         kill(pid(controller), signal).unwrap();
+    }
+
+    /// What a node that was killed has left: its jobs' guardians wait for its controller for ever.
+    fn orphans(&self) -> Vec<Pid> {
+        let ours = format!("SLURM_CONF={}\0", self.path("etc/slurm.conf").display());
+        let is_ours = |pid: &Pid| {
+            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environ.windows(ours.len()).any(|part| part == ours.as_bytes())
+        };
+        let entries =
+            fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        entries.map(Pid::from_raw).filter(is_ours).collect()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -292,6 +318,9 @@ impl Drop for Slurm {
                 let _ = kill(pid(daemon), Signal::SIGTERM);
                 let _ = daemon.wait();
             }
+        }
+        for orphan in self.orphans() {
+            let _ = kill(orphan, Signal::SIGKILL);
         }
     }
 }
