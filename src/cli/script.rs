@@ -40,6 +40,7 @@ pub fn print(settings: &Settings, workers: u32, context: &Context, origins: bool
             .map_err(|e| CliError::config(format!("the current directory: {e}")))?,
         template_dir: template_dir(),
         insecure: false,
+        owned: false,
         settings: settings.clone(),
     };
     let batch = spec.batch(&state).ok_or_else(|| {
