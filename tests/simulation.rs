@@ -39,7 +39,10 @@ fn the_cluster_keeps_its_promises_under_every_fault() {
     println!("{report}");
     if seeds >= SEEDS {
         let missing = report.missing(EXPECTED);
-        assert!(missing.is_empty(), "none of {seeds} seeds did this, so nothing is proven of it: {missing:?}");
+        assert!(
+            missing.is_empty(),
+            "none of {seeds} seeds did this, so nothing is proven of it: {missing:?}"
+        );
     }
 }
 

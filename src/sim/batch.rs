@@ -12,7 +12,9 @@ pub(super) enum JobState {
     Pending,
     Running,
     /// `confirmed`: surely nothing of it runs.
-    Ended { confirmed: bool },
+    Ended {
+        confirmed: bool,
+    },
 }
 
 pub(super) struct Job {
@@ -74,7 +76,8 @@ impl World {
     pub fn cancels(&mut self, allocations: &[AllocationId]) {
         self.batch.unwanted.extend(allocations);
         let ours = |job: &Job| allocations.contains(&job.allocation);
-        let jobs: Vec<usize> = (0..self.batch.jobs.len()).filter(|job| ours(&self.batch.jobs[*job])).collect();
+        let jobs: Vec<usize> =
+            (0..self.batch.jobs.len()).filter(|job| ours(&self.batch.jobs[*job])).collect();
         for job in jobs {
             self.cancel_job(job);
         }
@@ -185,9 +188,10 @@ impl World {
                 never: false,
             },
             JobState::Running => AllocationStatus::Running { nodes: format!("n{index}"), ends_unix: 0 },
-            JobState::Ended { confirmed } => {
-                AllocationStatus::Ended { words: if confirmed { "COMPLETED" } else { "NODE_FAIL" }.into(), confirmed }
-            }
+            JobState::Ended { confirmed } => AllocationStatus::Ended {
+                words: if confirmed { "COMPLETED" } else { "NODE_FAIL" }.into(),
+                confirmed,
+            },
         };
         (id, status)
     }
@@ -210,8 +214,9 @@ impl World {
     }
 
     fn random_running_job(&mut self) -> Option<usize> {
-        let running: Vec<usize> =
-            (0..self.batch.jobs.len()).filter(|job| self.batch.jobs[*job].state == JobState::Running).collect();
+        let running: Vec<usize> = (0..self.batch.jobs.len())
+            .filter(|job| self.batch.jobs[*job].state == JobState::Running)
+            .collect();
         self.random.pick(&running).copied()
     }
 

@@ -13,23 +13,43 @@ const PATIENCE: u64 = 90 * SECOND;
 
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Step {
-    Submit { graph: usize, part: usize },
-    Cancel { graph: usize, request: RequestId },
-    Resolve { graph: usize },
+    Submit {
+        graph: usize,
+        part: usize,
+    },
+    Cancel {
+        graph: usize,
+        request: RequestId,
+    },
+    Resolve {
+        graph: usize,
+    },
     Status,
     Tasks,
-    Scale { request: RequestId, workers: u32 },
-    WaitGraph { graph: usize, progress: bool },
-    WaitTasks { graph: usize },
+    Scale {
+        request: RequestId,
+        workers: u32,
+    },
+    WaitGraph {
+        graph: usize,
+        progress: bool,
+    },
+    WaitTasks {
+        graph: usize,
+    },
     WaitAll,
-    Results { graph: usize },
+    Results {
+        graph: usize,
+    },
     Down,
     /// Only once the world has healed.
     AwaitHealing,
     /// Only once all other clients are done.
     AwaitOthers,
     /// Gives things time.
-    Rest { seconds: u64 },
+    Rest {
+        seconds: u64,
+    },
 }
 
 pub(super) struct Client {
@@ -200,7 +220,9 @@ impl World {
     pub fn client_dies(&mut self) {
         let clients: Vec<usize> = (1..self.clients.len()).filter(|c| !self.clients[*c].is_done()).collect();
         // Most stay: dead ones ask for no results.
-        let Some(client) = self.random.pick(&clients).copied().filter(|_| self.random.chance(0.3)) else { return };
+        let Some(client) = self.random.pick(&clients).copied().filter(|_| self.random.chance(0.3)) else {
+            return;
+        };
         self.count_fault(Fault::ClientDied);
         self.clients[client].is_dead = true;
         if let Some(link) = self.clients[client].link.take() {

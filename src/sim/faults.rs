@@ -98,7 +98,9 @@ impl Faults {
                 lots.extend((0..often).map(|_| strike));
             }
         }
-        let mut probability = |highest: f64| if random.chance(0.4) { 0.0 } else { highest * random.chance(0.5) as u8 as f64 + highest / 4.0 };
+        let mut probability = |highest: f64| {
+            if random.chance(0.4) { 0.0 } else { highest * random.chance(0.5) as u8 as f64 + highest / 4.0 }
+        };
         Faults {
             on: true,
             slow_frame: probability(0.01),

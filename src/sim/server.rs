@@ -192,7 +192,8 @@ impl World {
             server.wakes = false;
             for (link, event) in std::mem::take(&mut server.inbox) {
                 let closed = link.is_some_and(|id| !self.links.get(&id).is_some_and(|l| l.server_open));
-                let is_dead_report = matches!(event, Event::FromWorker { message: FromWorker::Dead { .. }, .. });
+                let is_dead_report =
+                    matches!(event, Event::FromWorker { message: FromWorker::Dead { .. }, .. });
                 if closed && !is_dead_report {
                     continue;
                 }
@@ -203,7 +204,8 @@ impl World {
                 if let Event::FromWorker { message: FromWorker::Register(registration), .. } = &event {
                     server.registered.insert(registration.allocation);
                 }
-                let is_heartbeat = matches!(event, Event::FromWorker { message: FromWorker::Heartbeat { .. }, .. });
+                let is_heartbeat =
+                    matches!(event, Event::FromWorker { message: FromWorker::Heartbeat { .. }, .. });
                 server.core.handle(now, event, &mut out);
                 if !is_heartbeat {
                     server.core.check();
@@ -213,7 +215,10 @@ impl World {
         server.core.settle_down(now, &mut out);
         let quiet = |action: &Action| {
             matches!(action, Action::ToWorker { message: ToWorker::HeartbeatAnswer, .. })
-                || matches!(action, Action::ToClient { message: ToClient { reply: Reply::Progress(_), .. }, .. })
+                || matches!(
+                    action,
+                    Action::ToClient { message: ToClient { reply: Reply::Progress(_), .. }, .. }
+                )
         };
         if !out.iter().all(quiet) || !ticks {
             server.core.check();
@@ -297,7 +302,9 @@ impl World {
                 self.report.count("action", "CancelAllocations");
                 let is_new = !server.was_answered && life > 1 && !server.core.is_going_down();
                 let wanted = |id: &AllocationId| {
-                    !self.disk.given_up.contains(id) && !server.registered.contains(id) && self.batch.runs(*id)
+                    !self.disk.given_up.contains(id)
+                        && !server.registered.contains(id)
+                        && self.batch.runs(*id)
                 };
                 if is_new && allocations.iter().any(wanted) {
                     let why = "a new scheduler gives up running allocations before it has asked about them";
@@ -332,7 +339,9 @@ impl World {
     /// One sync at a time; it takes all that was appended before it began.
     fn sync(&mut self) {
         let slow = self.strikes(self.faults.slow_journal);
-        let Some(server) = self.server.as_mut().filter(|s| !s.syncing && !s.unsynced.is_empty()) else { return };
+        let Some(server) = self.server.as_mut().filter(|s| !s.syncing && !s.unsynced.is_empty()) else {
+            return;
+        };
         server.syncing = true;
         let (life, count) = (server.life, server.unsynced.len());
         if slow {

@@ -40,6 +40,8 @@ pub struct Truth {
     pub revoked: BTreeSet<Execution>,
     /// Which execution's file came to each target.
     pub placed: BTreeMap<String, Execution>,
+    /// Tasks that a client was told have failed.
+    pub told_failed: BTreeSet<TaskId>,
     /// Workers that were lost or left.
     pub losses: u64,
 }
@@ -90,7 +92,13 @@ impl Truth {
     ///
     /// # Errors
     /// It must not: it runs already, or ran well and nothing undid that.
-    pub fn start(&mut self, key: u64, run: Run, gone: impl Fn(usize) -> bool, once: bool) -> Result<(), String> {
+    pub fn start(
+        &mut self,
+        key: u64,
+        run: Run,
+        gone: impl Fn(usize) -> bool,
+        once: bool,
+    ) -> Result<(), String> {
         let runs = self.runs.entry(key).or_default();
         for earlier in runs.iter() {
             let what = match earlier.ended {

@@ -350,13 +350,7 @@ impl Core {
         }
     }
 
-    fn on_allocation_ended(
-        &mut self,
-        id: AllocationId,
-        words: &str,
-        confirmed: bool,
-        out: &mut Vec<Action>,
-    ) {
+    fn on_allocation_ended(&mut self, id: AllocationId, words: &str, confirmed: bool, out: &mut Vec<Action>) {
         let Some(allocation) = self.allocations.list.get_mut(&id) else { return };
         allocation.reason = words.to_owned();
         let failed_start = !allocation.had_worker && !allocation.given_up;

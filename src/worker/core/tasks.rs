@@ -181,14 +181,12 @@ impl Core {
     pub(super) fn cancel(&mut self, execution: Execution, out: &mut Vec<Action>) {
         self.unacknowledged.remove(&execution);
         match self.tasks.get_mut(&execution) {
-            Some(task) if task.running => {
-                if !task.cancelled {
-                    task.cancelled = true;
-                    out.push(Action::Kill(execution));
-                }
+            Some(task) if task.running && !task.cancelled => {
+                task.cancelled = true;
+                out.push(Action::Kill(execution));
             }
-            Some(_) => self.drop_task(execution),
-            None => {}
+            Some(task) if !task.running => self.drop_task(execution),
+            _ => {}
         }
     }
 
