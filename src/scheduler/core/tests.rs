@@ -180,16 +180,16 @@ impl Story {
         });
     }
 
-    fn from_worker(&mut self, peer: u64, message: FromWorker) {
+    fn worker_says(&mut self, peer: u64, message: FromWorker) {
         self.tell(Event::FromWorker { peer: PeerId(peer), message });
     }
 
     fn register(&mut self, peer: u64, registration: Registration) {
-        self.from_worker(peer, FromWorker::Register(Box::new(registration)));
+        self.worker_says(peer, FromWorker::Register(Box::new(registration)));
     }
 
     fn finish(&mut self, peer: u64, completion: Completion) {
-        self.from_worker(peer, FromWorker::Finished(vec![completion]));
+        self.worker_says(peer, FromWorker::Finished(vec![completion]));
     }
 
     fn lose(&mut self, peer: u64) {

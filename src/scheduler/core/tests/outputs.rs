@@ -20,7 +20,7 @@ fn accepted() -> Story {
 fn placed(s: &mut Story, peer: u64) {
     s.sync();
     let execution = execution(task(1, 0), 1, 1);
-    s.from_worker(peer, FromWorker::Placed { execution, outcome: PlaceOutcome::Done });
+    s.worker_says(peer, FromWorker::Placed { execution, outcome: PlaceOutcome::Done });
     comes!(s, Action::Persist { record: Record::Fates(fates), .. } if fates[0].1 == Fate::Placed);
     s.quiet();
     assert_eq!(s.state(task(1, 0)), "stored");
@@ -53,7 +53,7 @@ fn outputs_of_a_lost_worker_are_placed_by_the_next_one() {
 fn outputs_that_are_gone_revoke_the_acceptance() {
     let mut s = accepted();
     let execution = execution(task(1, 0), 1, 1);
-    s.from_worker(1, FromWorker::Placed { execution, outcome: PlaceOutcome::Gone("gone".into()) });
+    s.worker_says(1, FromWorker::Placed { execution, outcome: PlaceOutcome::Gone("gone".into()) });
     comes!(s, Action::Persist { record: Record::Fates(fates), .. } if fates[0].1 == Fate::Revoked);
     comes!(s, Action::Persist { record: Record::Assigned { executions, .. }, .. } if executions[0].attempt == 2);
     comes!(s, Action::ToWorker { message: ToWorker::Compute(_), after: Some(_), .. });

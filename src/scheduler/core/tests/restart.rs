@@ -51,7 +51,7 @@ fn a_failure_of_a_task_that_had_succeeded_before_stays() {
     s.register(1, registration("w"));
     s.submit(9, graph(&[(kernel(), &[])], &[0]));
     s.finish(1, held(execution(task(1, 0), 1, 1)));
-    s.from_worker(1, FromWorker::ValuesLost(vec![task(1, 0)]));
+    s.worker_says(1, FromWorker::ValuesLost(vec![task(1, 0)]));
     s.finish(1, erred(execution(task(1, 0), 1, 2)));
     s.restart();
     assert_eq!(s.state(task(1, 0)), "erred");

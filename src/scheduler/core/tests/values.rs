@@ -80,7 +80,7 @@ fn a_value_that_cannot_be_read_back_is_made_again() {
     s.finish(1, held(execution(task(1, 0), 1, 1)));
     s.sync();
     s.skip();
-    s.from_worker(1, FromWorker::ValuesLost(vec![task(1, 0)]));
+    s.worker_says(1, FromWorker::ValuesLost(vec![task(1, 0)]));
     comes!(s, Action::ToWorker { message: ToWorker::Compute(_), after: None, .. });
     s.quiet();
 }

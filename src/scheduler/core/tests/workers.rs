@@ -21,7 +21,7 @@ fn a_lost_worker_keeps_its_commands_until_nothing_of_it_can_run() {
     s.quiet();
     for _ in 0..14 {
         s.wait_secs(10);
-        s.from_worker(2, FromWorker::Heartbeat { memory: 0, running: 0 });
+        s.worker_says(2, FromWorker::Heartbeat { memory: 0, running: 0 });
         comes!(s, Action::ToWorker { message: ToWorker::HeartbeatAnswer, .. });
         s.quiet();
     }
@@ -38,7 +38,7 @@ fn the_supervisors_word_frees_a_command_at_once() {
     s.lose(1);
     s.register(2, registration("v"));
     s.skip();
-    s.from_worker(3, FromWorker::Dead { id: registration("w").id, verdict: "SIGSEGV".into() });
+    s.worker_says(3, FromWorker::Dead { id: registration("w").id, verdict: "SIGSEGV".into() });
     comes!(s, Action::ToWorker { peer: PeerId(2), message: ToWorker::Ops { .. }, .. });
     comes!(s, Action::Persist { record: Record::Assigned { .. }, .. });
     comes!(s, Action::ToWorker { peer: PeerId(2), message: ToWorker::Compute(_), .. });
