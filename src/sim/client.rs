@@ -182,7 +182,7 @@ impl World {
 
     fn ask(&mut self, client: usize, link: u64, step: Step, request: Request) {
         self.note(|| format!("client {client} asks {step:?}"));
-        self.count("request", super::server::variant(&format!("{step:?}")));
+        self.count("request", super::report::variant(&format!("{step:?}")));
         let c = &mut self.clients[client];
         let call = c.next_call;
         c.next_call += 1;

@@ -202,7 +202,7 @@ impl World {
         let mut exit = None;
         for action in actions {
             self.note(|| format!("worker {host} -> {action:?}"));
-            self.count("worker action", super::server::variant(&format!("{action:?}")));
+            self.count("worker action", super::report::variant(&format!("{action:?}")));
             match action {
                 Action::Send(message) => messages.push(message),
                 Action::Heartbeat { running } => messages.push(FromWorker::Heartbeat { memory: 1, running }),

@@ -16,6 +16,7 @@ mod faults;
 mod graphs;
 mod host;
 mod judge;
+mod letters;
 mod net;
 mod random;
 mod report;

@@ -1,5 +1,6 @@
 //! What a run did: how often each thing happened, so that a simulation that exercises nothing can't pass.
 
+use crate::protocol::FromWorker;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -51,6 +52,25 @@ impl fmt::Display for Failure {
             writeln!(f, "{line}")?;
         }
         writeln!(f, "seed {}: {}", self.seed, self.what)
+    }
+}
+
+/// The name of a variant, from its debug form.
+pub(super) fn variant(debug: &str) -> &str {
+    debug.split(['(', '{', ' ']).next().unwrap_or(debug)
+}
+
+/// The name of a worker's message.
+pub(super) fn worker_message(message: &FromWorker) -> &'static str {
+    match message {
+        FromWorker::Register(_) => "Register",
+        FromWorker::Heartbeat { .. } => "Heartbeat",
+        FromWorker::Finished(_) => "Finished",
+        FromWorker::Replicas(_) => "Replicas",
+        FromWorker::ValuesLost(_) => "ValuesLost",
+        FromWorker::Placed { .. } => "Placed",
+        FromWorker::Goodbye { .. } => "Goodbye",
+        FromWorker::Dead { .. } => "Dead",
     }
 }
 

@@ -157,7 +157,7 @@ impl World {
             return;
         }
         let outcome = self.place(execution, outputs);
-        self.count("placed", super::server::variant(&format!("{outcome:?}")));
+        self.count("placed", super::report::variant(&format!("{outcome:?}")));
         self.host_takes(host, Incoming::Core(Event::Placed { execution, outcome }));
     }
 

@@ -2,21 +2,18 @@
 
 use super::disk::{decode, encode};
 use super::faults::Fault;
+use super::letters::{Letter, Letters};
 use super::net::Peer;
+use super::report::{variant, worker_message};
 use super::world::{Happening, World};
 use super::{Plant, SECOND};
 use crate::graph::TaskId;
 use crate::protocol::{
-    self, AllocationId, Completion, Epoch, FromClient, FromWorker, Reply, ToClient, ToWorker, WorkerId,
+    self, AllocationId, Epoch, FromClient, FromWorker, Reply, ToClient, ToWorker, WorkerId,
 };
 use crate::scheduler::core::{Core, CoreConfig};
 use crate::scheduler::event::{Action, Event, JournalSeq, PeerId, Time};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-
-pub(super) enum Letter {
-    Worker(ToWorker),
-    Client(ToClient),
-}
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 pub(super) struct Server {
     pub core: Core,
@@ -26,13 +23,11 @@ pub(super) struct Server {
     inbox: Vec<(Option<u64>, Event)>,
     wakes: bool,
     ticks_at: Option<u64>,
-    /// Records on disk, and how many of them the core has been told of.
+    /// Records on disk.
     durable: u64,
-    released: u64,
     unsynced: VecDeque<Vec<u8>>,
     syncing: bool,
-    held_back: BTreeMap<u64, VecDeque<(u64, Letter)>>,
-    ready: BTreeMap<u64, Vec<Letter>>,
+    pub letters: Letters,
     waiting_submits: Vec<(u64, AllocationId)>,
     pub next_poll: u64,
     /// The batch system has answered once.
@@ -74,11 +69,9 @@ impl World {
             wakes: false,
             ticks_at: None,
             durable: self.disk.len(),
-            released: self.disk.len(),
             unsynced: VecDeque::new(),
             syncing: false,
-            held_back: BTreeMap::new(),
-            ready: BTreeMap::new(),
+            letters: Letters::new(self.disk.len()),
             waiting_submits: Vec::new(),
             next_poll: 0,
             was_answered: false,
@@ -198,7 +191,7 @@ impl World {
                     continue;
                 }
                 if let Event::Durable(seq) = event {
-                    server.release(seq.0.min(self.disk.len()));
+                    server.letters.release(seq.0.min(self.disk.len()));
                 }
                 self.note(|| format!("scheduler <- {event:?}"));
                 if let Event::FromWorker { message: FromWorker::Register(registration), .. } = &event {
@@ -280,17 +273,17 @@ impl World {
             }
             Action::ToWorker { peer, message, after } => {
                 let after = after.filter(|_| plant != Some(Plant::ActBeforeDurable));
-                server.post(peer.0, Letter::Worker(message), after);
+                server.letters.post(peer.0, Letter::Worker(message), after);
             }
             Action::ToClient { peer, message, after } => {
                 let after = after.filter(|_| plant != Some(Plant::AnswerBeforeDurable));
-                server.post(peer.0, Letter::Client(message), after);
+                server.letters.post(peer.0, Letter::Client(message), after);
             }
             Action::Close { peer, .. } => {
                 self.count("action", "Close");
                 self.flush_server();
                 if let Some(server) = &mut self.server {
-                    server.held_back.remove(&peer.0);
+                    server.letters.drop_held_back(peer.0);
                 }
                 self.server_closes(peer.0);
             }
@@ -373,93 +366,5 @@ impl World {
             let delay = self.random.span(50, 5_000);
             self.after(delay, Happening::Submits { life, allocation });
         }
-    }
-
-    /// One frame a peer, of all that may leave.
-    fn flush_server(&mut self) {
-        let Some(server) = &mut self.server else { return };
-        for (link, letters) in std::mem::take(&mut server.ready) {
-            let (mut to_worker, mut to_client) = (Vec::new(), Vec::new());
-            for letter in letters {
-                match letter {
-                    Letter::Worker(message) => to_worker.push(message),
-                    Letter::Client(message) => to_client.push(message),
-                }
-            }
-            for message in &to_worker {
-                self.count("to worker", variant(&format!("{message:?}")));
-                self.judge_free(message);
-                self.judge_compute(message);
-            }
-            for message in &to_client {
-                self.count("to client", variant(&format!("{:?}", message.reply)));
-            }
-            let frames = [
-                protocol::encode(&to_worker).ok().filter(|_| !to_worker.is_empty()),
-                protocol::encode(&to_client).ok().filter(|_| !to_client.is_empty()),
-            ];
-            frames.into_iter().flatten().for_each(|frame| self.send_down(link, frame));
-        }
-    }
-
-    /// A planted defect: completions pass for those of the current attempt.
-    fn plant_stale_attempt(&self, message: FromWorker) -> FromWorker {
-        let (Some(Plant::TakeStaleAttempt), Some(server)) = (self.config.plant, &self.server) else {
-            return message;
-        };
-        let forge = |mut completion: Completion| {
-            let current = server.core.current_execution(completion.execution.task);
-            completion.execution = current.unwrap_or(completion.execution);
-            completion
-        };
-        match message {
-            FromWorker::Finished(completions) => {
-                FromWorker::Finished(completions.into_iter().map(forge).collect())
-            }
-            FromWorker::Register(mut registration) => {
-                registration.completions = registration.completions.into_iter().map(forge).collect();
-                FromWorker::Register(registration)
-            }
-            other => other,
-        }
-    }
-}
-
-impl Server {
-    fn post(&mut self, link: u64, letter: Letter, after: Option<JournalSeq>) {
-        match after {
-            Some(seq) if seq.0 > self.released => {
-                self.held_back.entry(link).or_default().push_back((seq.0, letter));
-            }
-            _ => self.ready.entry(link).or_default().push(letter),
-        }
-    }
-
-    /// Everything up to `seq` is on disk: what waited for it may go.
-    fn release(&mut self, seq: u64) {
-        self.released = seq;
-        for (link, waiting) in &mut self.held_back {
-            while let Some((_, letter)) = waiting.pop_front_if(|(needed, _)| *needed <= seq) {
-                self.ready.entry(*link).or_default().push(letter);
-            }
-        }
-    }
-}
-
-/// The name of a variant, from its debug form.
-pub(super) fn variant(debug: &str) -> &str {
-    debug.split(['(', '{', ' ']).next().unwrap_or(debug)
-}
-
-fn worker_message(message: &FromWorker) -> &'static str {
-    match message {
-        FromWorker::Register(_) => "Register",
-        FromWorker::Heartbeat { .. } => "Heartbeat",
-        FromWorker::Finished(_) => "Finished",
-        FromWorker::Replicas(_) => "Replicas",
-        FromWorker::ValuesLost(_) => "ValuesLost",
-        FromWorker::Placed { .. } => "Placed",
-        FromWorker::Goodbye { .. } => "Goodbye",
-        FromWorker::Dead { .. } => "Dead",
     }
 }

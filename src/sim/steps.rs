@@ -120,16 +120,15 @@ impl World {
             (Step::Submit { graph, part }, Reply::Refused { reason, .. }) => {
                 self.submit_refused(client, graph, part, &reason);
             }
-            (Step::WaitGraph { graph, .. }, Reply::Settled { counts, .. }) => {
+            (Step::WaitGraph { graph, .. }, Reply::Settled { counts, failures }) => {
+                self.truth.told_failed.extend(failures.iter().map(|failure| failure.task));
                 let total = self.clients[client].plans[graph].acknowledged as u64;
                 if counts.settled() != counts.total() || counts.total() < total {
                     self.violate(format!("a wait for {total} tasks ended with {counts:?}"));
                 }
             }
-            (Step::WaitTasks { .. }, Reply::Settled { counts, .. }) => {
-                if counts.settled() != counts.total() {
-                    self.violate(format!("a wait for tasks ended with {counts:?}"));
-                }
+            (Step::WaitTasks { .. }, Reply::Settled { counts, .. }) if counts.settled() != counts.total() => {
+                self.violate(format!("a wait for tasks ended with {counts:?}"));
             }
             (Step::Results { graph }, Reply::Results(reports)) => self.judge_results(client, graph, &reports),
             // A graph may be forgotten once it was settled.

@@ -40,6 +40,8 @@ pub struct Truth {
     pub revoked: BTreeSet<Execution>,
     /// Which execution's file came to each target.
     pub placed: BTreeMap<String, Execution>,
+    /// Tasks that a client was told have failed.
+    pub told_failed: BTreeSet<TaskId>,
     /// Workers that were lost or left.
     pub losses: u64,
 }

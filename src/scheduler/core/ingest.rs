@@ -275,12 +275,16 @@ impl Core {
 
     pub(super) fn forget(&mut self, id: GraphId) {
         let Some(graph) = self.graphs.get(&id) else { return };
-        let held = |index: &u32| matches!(graph.tasks[*index as usize].state, TaskState::Held { .. });
-        let held: Vec<u32> = (0..graph.tasks.len() as u32).filter(held).collect();
-        for index in held {
-            let task = TaskId { graph: id, index };
-            self.update(task, |record| record.wanted = false);
-            self.release(task);
+        let tasks: Vec<(TaskId, TaskState)> = (0..graph.tasks.len() as u32)
+            .map(|index| (graph.task_id(index), graph.tasks[index as usize].state))
+            .collect();
+        for (task, state) in tasks {
+            if let TaskState::Held { worker } = state {
+                for holder in self.holders(task, worker) {
+                    self.outbox.free_forgotten(holder, task);
+                }
+                self.set_state(task, TaskState::Released);
+            }
         }
         let Some(graph) = self.graphs.remove(&id) else { return };
         for record in &graph.tasks {

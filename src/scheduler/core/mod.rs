@@ -18,6 +18,8 @@ mod replay;
 mod reports;
 mod states;
 mod task;
+#[cfg(test)]
+mod tests;
 mod workers;
 
 use super::event::{Action, Event, JournalSeq, PeerId, Time};
@@ -136,6 +138,8 @@ pub struct Core {
     outbox: Outbox,
     next_sweep: Time,
     going_down: Option<clients::GoingDown>,
+    /// Records are being folded: values count as there until all of them are read.
+    replaying: bool,
 }
 
 impl Core {
@@ -166,6 +170,7 @@ impl Core {
             outbox: Outbox::default(),
             next_sweep: now,
             going_down: None,
+            replaying: false,
             config,
         }
     }

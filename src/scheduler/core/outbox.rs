@@ -26,6 +26,8 @@ struct Letter {
     discard: Vec<PendingOutput>,
     cancel: Vec<Execution>,
     free: Vec<TaskId>,
+    /// Of forgotten graphs: they go once it is durable that nobody will name them.
+    free_forgotten: Vec<TaskId>,
 }
 
 impl Outbox {
@@ -66,6 +68,15 @@ impl Outbox {
         self.letter(worker).free.push(task);
     }
 
+    pub fn free_forgotten(&mut self, worker: WorkerIndex, task: TaskId) {
+        self.letter(worker).free_forgotten.push(task);
+    }
+
+    /// What was gathered for a worker that registers anew: it is settled again.
+    pub fn drop_letter(&mut self, worker: WorkerIndex) {
+        self.letters.remove(&worker);
+    }
+
     pub fn forget(&mut self, graph: GraphId) {
         self.forgotten.push(graph);
     }
@@ -81,10 +92,11 @@ impl Core {
             self.flush_letter(index, peer, letter, out);
         }
         if !forgotten.is_empty() {
+            let after = self.everything_so_far();
             let peers: Vec<PeerId> = self.workers.iter().filter_map(|(_, w)| w.peer()).collect();
             for peer in peers {
                 for graph in &forgotten {
-                    out.push(Action::ToWorker { peer, message: ToWorker::ForgetGraph(*graph), after: None });
+                    out.push(Action::ToWorker { peer, message: ToWorker::ForgetGraph(*graph), after });
                 }
             }
         }
@@ -96,6 +108,9 @@ impl Core {
         let so_far = self.everything_so_far();
         if !letter.free.is_empty() {
             send(ToWorker::Free(letter.free), None);
+        }
+        if !letter.free_forgotten.is_empty() {
+            send(ToWorker::Free(letter.free_forgotten), so_far);
         }
         for (graph, ops) in by_graph(letter.ops) {
             send(ToWorker::Ops { graph, ops }, None);

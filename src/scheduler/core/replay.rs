@@ -21,9 +21,11 @@ impl Core {
         last: JournalSeq,
     ) -> Core {
         let mut core = Core::new(config, now);
+        core.replaying = true;
         for record in records {
             core.apply(record);
         }
+        core.replaying = false;
         core.next_seq = JournalSeq(last.0 + 1);
         core.durable = last;
         core.fates.clear();
@@ -47,7 +49,10 @@ impl Core {
                     self.replay_fate(execution, fate);
                 }
             }
-            Record::Cancelled { request, tasks } => drop(self.take_cancel(request, &tasks)),
+            Record::Cancelled { request, tasks } => {
+                tasks.iter().for_each(|task| self.lose_again(*task));
+                self.take_cancel(request, &tasks);
+            }
             Record::Target { request, workers } => self.take_target(request, workers),
             Record::Intent { allocation } => self.inherit_allocation(allocation),
             Record::GivenUp { allocations } => {
@@ -103,6 +108,9 @@ impl Core {
 
     fn replay_fate(&mut self, execution: Execution, fate: Fate) {
         let task = execution.task;
+        if matches!(fate, Fate::Erred { .. }) {
+            self.lose_again(task);
+        }
         if self.state(task).is_none_or(|state| state.is_settled()) {
             return;
         }
@@ -143,6 +151,13 @@ impl Core {
                 self.update(task, |record| record.retries_used = record.retries_used.saturating_add(1));
                 self.run_again(task);
             }
+        }
+    }
+
+    /// The record that comes now shows that the task was unfinished again by then, because its value had been lost.
+    fn lose_again(&mut self, task: TaskId) {
+        if self.state(task) == Some(TaskState::Released) {
+            self.bring_back(task);
         }
     }
 

@@ -124,12 +124,18 @@ impl Core {
         }
     }
 
-    /// Queues a held value for release if nobody needs it: it goes once what is known now is durable.
+    /// Releases a held value that nobody needs, once what is known now is durable.
     pub(super) fn release_when_durable(&mut self, task: TaskId) {
         let Some(record) = self.record(task) else { return };
-        if record.needed_by == 0 && !record.wanted && matches!(record.state, TaskState::Held { .. }) {
-            self.releasable.push_back((self.next_seq, task));
-            self.release_after.insert(task, self.next_seq);
+        if record.needed_by > 0 || record.wanted || !matches!(record.state, TaskState::Held { .. }) {
+            return;
+        }
+        match self.everything_so_far() {
+            Some(last) if last > self.durable => {
+                self.releasable.push_back((last, task));
+                self.release_after.insert(task, last);
+            }
+            _ => self.release(task),
         }
     }
 
@@ -278,7 +284,7 @@ impl Core {
     }
 
     /// A finished task whose value is gone is unfinished again: it needs its inputs, and dependents wait for it.
-    fn bring_back(&mut self, task: TaskId) {
+    pub(super) fn bring_back(&mut self, task: TaskId) {
         if self.consumes_values(task) {
             for dependency in self.dependencies(task) {
                 self.update(dependency, |record| record.needed_by += 1);
@@ -303,7 +309,7 @@ impl Core {
 
     /// Whether a dependency in `state` lets `task` run.
     pub(super) fn input_is_there(&self, task: TaskId, state: TaskState) -> bool {
-        if self.consumes_values(task) { state.has_value() } else { state.is_finished() }
+        if self.consumes_values(task) && !self.replaying { state.has_value() } else { state.is_finished() }
     }
 
     /// The only value of this finished task is gone. Made again if somebody needs it.

@@ -42,6 +42,8 @@ pub(super) struct Worker {
     pub named_assigned: HashMap<String, u32>,
     pub memory_used: u64,
     pub finished: u64,
+    /// Tasks against which its loss was counted: taken back if it returns.
+    pub blamed: Vec<TaskId>,
     /// Operations that it was sent.
     pub knows_ops: FastSet<(GraphId, u32)>,
     pub knows_peers: FastSet<WorkerIndex>,
@@ -125,6 +127,7 @@ impl Workers {
             named_assigned: HashMap::new(),
             memory_used: 0,
             finished: 0,
+            blamed: Vec::new(),
             knows_ops: FastSet::default(),
             knows_peers: FastSet::default(),
         };
@@ -176,8 +179,8 @@ impl Workers {
         let load = worker.load();
         self.by_load.remove(&(load, index));
         worker.assigned.insert(task);
-        worker.cores_assigned += resources.cores;
-        worker.memory_assigned += resources.memory;
+        worker.cores_assigned = worker.cores_assigned.wrapping_add(resources.cores);
+        worker.memory_assigned = worker.memory_assigned.wrapping_add(resources.memory);
         for (name, count) in &resources.named {
             *worker.named_assigned.entry(name.clone()).or_default() += count;
         }
@@ -189,8 +192,8 @@ impl Workers {
         let load = worker.load();
         self.by_load.remove(&(load, index));
         if worker.assigned.remove(&task) {
-            worker.cores_assigned -= resources.cores;
-            worker.memory_assigned -= resources.memory;
+            worker.cores_assigned = worker.cores_assigned.wrapping_sub(resources.cores);
+            worker.memory_assigned = worker.memory_assigned.wrapping_sub(resources.memory);
             for (name, count) in &resources.named {
                 if let Some(assigned) = worker.named_assigned.get_mut(name) {
                     *assigned = assigned.saturating_sub(*count);
@@ -298,6 +301,8 @@ impl Core {
                 if let Some(old) = self.workers.get(index).and_then(Worker::peer) {
                     self.close(old, "the worker has connected anew", out);
                 }
+                self.outbox.drop_letter(index);
+                self.forgive(index);
                 if let Some(worker) = self.workers.get_mut(index) {
                     worker.registration = registration;
                     worker.knows_ops.clear();
@@ -473,7 +478,7 @@ impl Core {
                 let error = TaskError { kind: ErrorKind::OutcomeUnknown, message };
                 self.fail_for_good(task, error);
             } else {
-                self.count_loss(task, &name, reason, no_fault);
+                self.count_loss(task, index, &name, reason, no_fault);
             }
         }
         self.reassign_outputs(index);
@@ -485,9 +490,19 @@ impl Core {
         deadline > 0 && self.unix_seconds(self.now) >= deadline
     }
 
-    fn count_loss(&mut self, task: TaskId, worker: &str, reason: &str, no_fault: bool) {
+    /// The worker is back: only its link was lost, and that was no task's fault.
+    fn forgive(&mut self, index: WorkerIndex) {
+        for task in self.workers.get_mut(index).map(|w| std::mem::take(&mut w.blamed)).unwrap_or_default() {
+            self.update(task, |record| record.workers_lost = record.workers_lost.saturating_sub(1));
+        }
+    }
+
+    fn count_loss(&mut self, task: TaskId, index: WorkerIndex, worker: &str, reason: &str, no_fault: bool) {
         if !no_fault {
             self.update(task, |record| record.workers_lost = record.workers_lost.saturating_add(1));
+            if let Some(worker) = self.workers.get_mut(index) {
+                worker.blamed.push(task);
+            }
         }
         let lost = self.record(task).map_or(0, |r| r.workers_lost);
         if lost >= self.config.max_workers_lost {

@@ -6,6 +6,8 @@
 
 mod check;
 mod tasks;
+#[cfg(test)]
+mod tests;
 
 use crate::graph::{GraphId, Op, Resources, TaskId};
 use crate::protocol::{
