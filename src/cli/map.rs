@@ -43,9 +43,6 @@ const PART_BYTES: usize = 4 << 20;
 const PART_AGE: Duration = Duration::from_millis(50);
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
-    if args.task.key.is_some() {
-        return Err(CliError::usage("--key names one task: `submit` takes it, `map` makes many"));
-    }
     let (op, label, source) = what(&args, context)?;
     let source = source.or_each_line(args.each_line.as_deref())?;
     let arguments = source.open(std::io::stdin(), std::io::stdin().is_terminal())?;
