@@ -77,7 +77,7 @@ fn a_machine_without_files_has_every_value() {
     assert_eq!(settings.cluster.state_dir, Path::new("/home/sci/.local/state/jobq"));
     assert_eq!(settings.scheduler.heartbeat, Duration::from_secs(10));
     assert_eq!(settings.scheduler.poll_interval, Duration::from_secs(30));
-    assert_eq!((settings.worker.death_timeout, settings.worker.idle_timeout), (secs(120), secs(1800)));
+    assert_eq!((settings.worker.death_timeout, settings.task.kill_grace), (secs(120), secs(10)));
     assert_eq!((settings.task.inline_output, settings.task.kill_grace), (64 << 10, secs(10)));
     let profile = &settings.profile;
     assert_eq!((profile.system.as_str(), profile.queue.as_str()), ("slurm", "spice"));
@@ -207,12 +207,12 @@ fn a_profile_sets_what_depends_on_the_queue_and_nothing_else() {
     let machine = Machine::new()
         .file(
             "user/jobq/profiles/big.toml",
-            "[profile]\nsystem = \"slurm\"\n[scheduler]\nwalltime = \"6h\"\n",
+            "[profile]\nsystem = \"slurm\"\n[scheduler]\nheartbeat = \"5s\"\n",
         )
         .file("user/jobq/profiles/bad.toml", "[limits]\nmax_workers = 5\n")
         .file("user/jobq/profiles/.big.toml.swp", "not TOML");
     let config = machine.config();
-    assert_eq!(config.settings(Some("big"), &[]).unwrap().scheduler.walltime, secs(6 * 3600));
+    assert_eq!(config.settings(Some("big"), &[]).unwrap().scheduler.heartbeat, secs(5));
     let error = config.settings(Some("bad"), &[]).unwrap_err().to_string();
     assert!(error.starts_with(&machine.at("user/jobq/profiles/bad.toml", 2)), "{error}");
     let names: Vec<String> = config.profiles().into_iter().map(|p| p.name).collect();

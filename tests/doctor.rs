@@ -262,7 +262,7 @@ fn slurm_machine(slurm: &support::slurm::Slurm) -> Machine {
     machine.profile("nope", &fits.replace("\"spice\"", "\"spcie\""));
     machine.profile("long", &fits.replace("\"1h\"", "\"7h\""));
     machine.profile("wide", &format!("{fits}cores = 5\n"));
-    machine.profile("big", &fits.replace("\"1GiB\"", "\"4GiB\""));
+    machine.profile("big", &fits.replace("\"1GiB\"", "\"32GiB\""));
     machine
 }
 
@@ -279,7 +279,7 @@ fn doctor_on_a_real_slurm_alive_misasked_hung_and_dead() {
         ("nope", &["no partition `spcie`", "nearest is `spice`", "spice, short"][..]),
         ("long", &["`walltime = 7h`", "(6h)"]),
         ("wide", &["5 cores", "(4)"]),
-        ("big", &["4GiB of memory"]),
+        ("big", &["32GiB of memory"]),
     ] {
         let (code, report) = machine.doctor(&["--queue", profile]);
         assert_eq!(code, 78, "{profile}: {report}");
@@ -314,7 +314,7 @@ fn queues_on_a_real_slurm_alive_misasked_hung_and_dead() {
         ("nope", "slurm has no partition `spcie`; the nearest is `spice`"),
         ("long", "`walltime = 7h` is longer than partition `spice` allows (6h)"),
         ("wide", "a job wants 5 cores, more than a node of partition `spice` has (4)"),
-        ("big", "a job wants 4GiB of memory, more than a node of partition `spice` has"),
+        ("big", "a job wants 32GiB of memory, more than a node of partition `spice` has"),
     ] {
         let output = machine.jobq(&["queues", profile]);
         assert_eq!(output.status.code(), Some(78), "{profile}: {output:?}");

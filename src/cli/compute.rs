@@ -54,7 +54,7 @@ pub struct Args {
     /// Say what would be done; compute nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Write the time and the command into the output's history
+    /// Write the time and the inputs into the output's history
     #[arg(long)]
     pub stamp: bool,
     /// Compute on this host's threads, without a cluster

@@ -45,9 +45,6 @@ const PART_AGE: Duration = Duration::from_millis(50);
 const LINES_AHEAD: usize = 256;
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
-    if args.task.key.is_some() {
-        return Err(CliError::usage("--key names one task: `submit` takes it, `map` makes many"));
-    }
     let (op, label, source) = what(&args, context)?;
     let source = source.or_each_line(args.each_line.as_deref())?;
     let arguments = source.open(std::io::stdin(), std::io::stdin().is_terminal())?;

@@ -120,7 +120,7 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Flags follow the verb; `jq help VERB` explains one. Anything else that is typed after `jq` goes to the JSON
+Flags follow the verb; `jq help VERB` explains one. Anything else that is typed after `jq` goes to the JSON \
 processor of that name, if there is one on PATH.";
 
 /// The program: what `jq` and `jobq` both are.

@@ -13,6 +13,9 @@ use std::path::PathBuf;
 
 #[derive(clap::Args, Clone, Debug, PartialEq)]
 pub struct Args {
+    /// A name for the task, to ask for its result by
+    #[arg(long, value_name = "K")]
+    pub key: Option<String>,
     #[command(flatten)]
     pub task: TaskFlags,
     /// Wait until it is done
@@ -25,7 +28,7 @@ pub struct Args {
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     let spec = command(&args.task, args.command.clone(), false, context)?;
-    let name = args.task.key.as_deref().map(Key::named).transpose();
+    let name = args.key.as_deref().map(Key::named).transpose();
     let name = name.map_err(|error| CliError::usage(format!("--key: {error}")))?;
     block_on_interruptible(async {
         let mut client = client(context).await?;

@@ -9,9 +9,6 @@ use std::time::Duration;
 
 #[derive(clap::Args, Clone, Debug, Default, PartialEq)]
 pub struct TaskFlags {
-    /// A name for the task, to ask for its result by
-    #[arg(long, value_name = "K")]
-    pub key: Option<String>,
     /// Start only after that task is done (repeatable)
     #[arg(long, value_name = "KEY")]
     pub after: Vec<String>,
@@ -21,7 +18,7 @@ pub struct TaskFlags {
     /// Memory that a task occupies, such as 2GiB
     #[arg(long, value_name = "M", value_parser = parse_size, default_value = "0", hide_default_value = true)]
     pub memory: u64,
-    /// A named resource that a task occupies, such as gpu=1 (repeatable)
+    /// A named resource that a task occupies, such as gpu=1; workers have what profile.resources says (repeatable)
     #[arg(long = "resource", value_name = "R=N", value_parser = resource)]
     pub resources: Vec<(String, u32)>,
     /// How often a task that failed is tried again

@@ -39,7 +39,7 @@ pub struct Args {
     /// No TLS: anyone who reaches the ports can run commands as you. For measurement
     #[arg(long)]
     pub insecure: bool,
-    /// Run this with the cluster up, then bring it down, with its exit code
+    /// Run this with the cluster up, then bring it down (also one that was up before), with its exit code
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<String>,
 }

@@ -23,7 +23,7 @@ pub struct UpFlags {
     /// Workers in one job
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(u32).range(1..))]
     pub workers_per_job: Option<u32>,
-    /// Of one job, such as 2h or 1-12:00:00; workers are renewed before it ends
+    /// Of one job, such as 2h or 1-12:00:00; a job that ended at it is followed by another
     #[arg(long, value_name = "T", value_parser = walltime)]
     pub walltime: Option<Duration>,
     /// Whom the batch system charges
@@ -32,7 +32,7 @@ pub struct UpFlags {
     /// Quality of service
     #[arg(long, value_name = "Q")]
     pub qos: Option<String>,
-    /// Where the scheduler runs
+    /// Where the scheduler runs: on this host, the only place that there is
     #[arg(long, value_name = "here", value_parser = ["here"])]
     pub scheduler: Option<String>,
     /// One more line for the job script's header, without its marker (repeatable)
@@ -88,7 +88,6 @@ impl UpFlags {
         one("profile.walltime", self.walltime.map(display_duration), "--walltime");
         one("profile.account", self.account.clone(), "--account");
         one("profile.qos", self.qos.clone(), "--qos");
-        one("scheduler.place", self.scheduler.clone(), "--scheduler");
         one("worker.death_timeout", self.death_timeout.map(display_duration), "--death-timeout");
         let extra = |d: &String| list_item("profile.extra_directives", d, "--extra-directive");
         flags.extend(self.extra_directives.iter().map(extra));
@@ -132,7 +131,7 @@ fn queue_name(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Place, Sources, load};
+    use crate::config::{Sources, load};
     use clap::Parser;
 
     #[derive(Parser)]
@@ -173,7 +172,6 @@ mod tests {
         assert_eq!((settings.profile.system.as_str(), settings.profile.queue.as_str()), ("slurm", "spice"));
         assert_eq!((settings.profile.cores, settings.profile.memory), (2, 3 << 29));
         assert_eq!(settings.profile.walltime, Duration::from_secs(129_600));
-        assert_eq!(settings.scheduler.place, Place::Here);
         assert_eq!(settings.profile.extra_directives, ["--constraint=a", "[odd]", "--exclusive"]);
         assert_eq!((settings.profile.slots, settings.task.kill_grace.as_secs()), (8, 30));
         assert_eq!(settings.origin("profile.walltime").unwrap().to_string(), "flag --walltime");

@@ -15,18 +15,14 @@ enum Side {
     Within,
 }
 
-/// Limits, and the key whose value each of them bounds. The others (workers, bytes, inodes) bound what is asked
-/// for or written at run time.
+/// Limits, and the key whose value each of them bounds. That of workers bounds what
+/// `up` and `scale` are asked for.
 const BOUNDS: &[(&str, &str, Side)] = &[
     ("limits.max_workers", "", Side::Ceiling),
-    ("limits.max_state_bytes", "", Side::Ceiling),
-    ("limits.max_state_inodes", "", Side::Ceiling),
     ("limits.max_pending", "scheduler.max_pending", Side::Ceiling),
     ("limits.max_submits_per_minute", "scheduler.submits_per_minute", Side::Ceiling),
     ("limits.min_poll_interval", "scheduler.poll_interval", Side::Floor),
     ("limits.port_range", "scheduler.port_range", Side::Within),
-    ("limits.max_scheduler_cores", "scheduler.cores", Side::Ceiling),
-    ("limits.max_scheduler_memory", "scheduler.memory", Side::Ceiling),
 ];
 
 /// Puts a later layer's values over `values`; one of `[limits]` that loosens the site's is an error.

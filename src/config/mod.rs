@@ -25,7 +25,7 @@ pub use origin::{Layer, Origin};
 pub use profiles::ProfileName;
 pub use schema::{SYSTEMS, nearest_word};
 pub use settings::{
-    Choice, ClusterSettings, Entry, Limits, Place, Profile, SchedulerSettings, Settings, TaskSettings,
+    Choice, ClusterSettings, Entry, Limits, Profile, SchedulerSettings, Settings, TaskSettings,
     WorkerSettings,
 };
 pub use units::{

@@ -53,29 +53,12 @@ pub struct ClusterSettings {
     pub state_dir: PathBuf,
 }
 
-/// Where the scheduler runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Place {
-    Auto,
-    Job,
-    Here,
-}
-
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SchedulerSettings {
-    pub place: Place,
     pub interface: String,
     #[serde(with = "ports")]
     pub port_range: PortRange,
-    pub queue: String,
-    pub account: String,
-    #[serde(with = "duration")]
-    pub walltime: Duration,
-    pub cores: u32,
-    #[serde(with = "size")]
-    pub memory: u64,
     #[serde(with = "duration")]
     pub heartbeat: Duration,
     #[serde(with = "duration")]
@@ -84,8 +67,6 @@ pub struct SchedulerSettings {
     pub command_timeout: Duration,
     pub submits_per_minute: u32,
     pub max_pending: u32,
-    #[serde(with = "duration")]
-    pub scale_down_after: Duration,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -93,18 +74,10 @@ pub struct SchedulerSettings {
 pub struct WorkerSettings {
     #[serde(with = "duration")]
     pub death_timeout: Duration,
-    /// Zero: never.
-    #[serde(with = "duration")]
-    pub idle_timeout: Duration,
-    #[serde(with = "duration")]
-    pub drain_timeout: Duration,
     /// Not expanded: its variables are the worker's. Empty: the worker finds one.
     pub local_directory: String,
     /// From 0 to 1.
     pub memory_target: f64,
-    #[serde(with = "size")]
-    pub log_size: u64,
-    pub log_files: u32,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -130,12 +103,6 @@ pub struct Limits {
     pub min_poll_interval: Duration,
     #[serde(with = "ports")]
     pub port_range: PortRange,
-    pub max_scheduler_cores: u32,
-    #[serde(with = "size")]
-    pub max_scheduler_memory: u64,
-    #[serde(with = "size")]
-    pub max_state_bytes: u64,
-    pub max_state_inodes: u64,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -151,6 +118,8 @@ pub struct Profile {
     /// Bytes of one worker; zero: the queue's default.
     #[serde(with = "size")]
     pub memory: u64,
+    /// What one worker has of named resources.
+    pub resources: BTreeMap<String, u32>,
     #[serde(with = "duration")]
     pub walltime: Duration,
     pub workers_per_job: u32,
@@ -165,7 +134,6 @@ pub struct Profile {
     pub local_directory: String,
     pub interface: String,
     pub environment: BTreeMap<String, String>,
-    pub worker_extra_args: Vec<String>,
     /// Zero: as many as fit.
     pub slots: u32,
     #[serde(with = "duration")]

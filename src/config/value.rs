@@ -15,6 +15,7 @@ pub(super) enum Value {
     Text(String),
     Texts(Vec<String>),
     Table(BTreeMap<String, String>),
+    Counts(BTreeMap<String, u64>),
     Duration(Duration),
     Size(u64),
     Ports(PortRange),
@@ -41,9 +42,17 @@ impl Value {
                     table.iter().map(|(k, v)| Some((k.get_ref().as_ref(), v.get_ref().as_str()?))).collect();
                 table_of(pairs.ok_or_else(|| wrong_type(kind, "a table with something else"))?)
             }
-            (Kind::Integer(..) | Kind::Fraction | Kind::Texts | Kind::Script | Kind::Table, other) => {
-                Err(wrong_type(kind, type_name(other)))
+            (Kind::Counts, DeValue::Table(table)) => {
+                let pairs: Option<Vec<(&str, &str)>> = table
+                    .iter()
+                    .map(|(k, v)| Some((k.get_ref().as_ref(), v.get_ref().as_integer()?.as_str())))
+                    .collect();
+                counts_of(pairs.ok_or_else(|| wrong_type(kind, "a table with something else"))?)
             }
+            (
+                Kind::Integer(..) | Kind::Fraction | Kind::Texts | Kind::Script | Kind::Table | Kind::Counts,
+                other,
+            ) => Err(wrong_type(kind, type_name(other))),
             (_, DeValue::String(text)) => Value::from_text(kind, text),
             (_, other) => Err(wrong_type(kind, type_name(other))),
         }
@@ -74,13 +83,18 @@ impl Value {
             }
             Kind::Ports => text.trim().parse().map(Value::Ports).map_err(|e| format!("{e}")),
             Kind::Texts | Kind::Script if text.trim_start().starts_with('[') => inline(kind, text),
-            Kind::Table if text.trim_start().starts_with('{') => inline(kind, text),
+            Kind::Table | Kind::Counts if text.trim_start().starts_with('{') => inline(kind, text),
             Kind::Texts | Kind::Script if text.is_empty() => Ok(Value::Texts(Vec::new())),
             Kind::Texts | Kind::Script => texts_of(kind, vec![text]),
             Kind::Table if text.is_empty() => Ok(Value::Table(BTreeMap::new())),
             Kind::Table => {
                 let pair = text.split_once('=').ok_or_else(|| format!("`{text}` is not NAME=text"))?;
                 table_of(vec![pair])
+            }
+            Kind::Counts if text.is_empty() => Ok(Value::Counts(BTreeMap::new())),
+            Kind::Counts => {
+                let pair = text.split_once('=').ok_or_else(|| format!("`{text}` is not NAME=COUNT"))?;
+                counts_of(vec![pair])
             }
         }
     }
@@ -91,6 +105,9 @@ impl Value {
             (Value::Texts(old), Value::Texts(new)) => Value::Texts(old.iter().cloned().chain(new).collect()),
             (Value::Table(old), Value::Table(new)) => {
                 Value::Table(old.clone().into_iter().chain(new).collect())
+            }
+            (Value::Counts(old), Value::Counts(new)) => {
+                Value::Counts(old.clone().into_iter().chain(new).collect())
             }
             (_, new) => new,
         }
@@ -107,6 +124,9 @@ impl Value {
             }
             Value::Table(table) => toml::Value::Table(
                 table.iter().map(|(k, v)| (k.clone(), toml::Value::String(v.clone()))).collect(),
+            ),
+            Value::Counts(counts) => toml::Value::Table(
+                counts.iter().map(|(k, v)| (k.clone(), Value::Integer(*v).to_toml())).collect(),
             ),
             Value::Duration(duration) => toml::Value::String(display_duration(*duration)),
             Value::Size(size) => toml::Value::String(display_size(*size)),
@@ -185,6 +205,20 @@ fn table_of(pairs: Vec<(&str, &str)>) -> Result<Value, String> {
     Ok(Value::Table(pairs.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()))
 }
 
+/// Names as `--resource` takes them.
+fn counts_of(pairs: Vec<(&str, &str)>) -> Result<Value, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let mut counts = BTreeMap::new();
+    for (name, count) in pairs {
+        if name.is_empty() || !name.chars().all(plain) {
+            return Err(format!("`{name}` can't be the name of a resource"));
+        }
+        let count: u32 = count.trim().parse().map_err(|_| format!("`{count}` is no count of `{name}`"))?;
+        counts.insert(name.to_owned(), u64::from(count));
+    }
+    Ok(Value::Counts(counts))
+}
+
 /// A list or table in TOML's syntax.
 fn inline(kind: Kind, text: &str) -> Result<Value, String> {
     let parsed = DeValue::parse(text.trim()).map_err(|e| format!("`{text}`: {}", e.message()))?;
@@ -206,6 +240,7 @@ fn expected(kind: Kind) -> &'static str {
         Kind::Ports => "a port range in quotes (\"40000-40100\", \"any\")",
         Kind::Texts | Kind::Script => "a list of texts ([\"one\", \"two\"])",
         Kind::Table => "a table of texts ({ NAME = \"text\" })",
+        Kind::Counts => "a table of counts ({ gpu = 2 })",
     }
 }
 
@@ -241,6 +276,13 @@ mod tests {
         for kind in [Kind::Text, Kind::Texts] {
             let why = Value::from_text(kind, "spice\n#SBATCH --uid=0").unwrap_err();
             assert!(why.contains("control character \\n"), "{why}");
+        }
+        let counts = Value::from_text(Kind::Counts, "{ gpu = 2, bus = 1 }").unwrap();
+        assert_eq!(Value::from_text(Kind::Counts, &counts.to_string()), Ok(counts.clone()));
+        let more = Value::from_text(Kind::Counts, "gpu=4").unwrap().append(&counts);
+        assert_eq!(more.to_string(), "{ \"bus\" = 1, \"gpu\" = 4 }");
+        for bad in ["gpu", "gpu=-1", "g pu=1", "{ gpu = \"2\" }"] {
+            assert!(Value::from_text(Kind::Counts, bad).is_err(), "{bad}");
         }
         assert!(Value::from_text(Kind::Table, "A=1\nB").is_err());
         assert!(Value::from_text(Kind::Table, "A B=1").is_err());

@@ -89,7 +89,7 @@ impl ClusterSpec {
     }
 
     fn worker_command(&self, state: &StateDir, name: &str, id: AllocationId) -> Vec<String> {
-        let mut command = vec![
+        vec![
             self.exe.display().to_string(),
             "supervisor".into(),
             "--state-root".into(),
@@ -100,9 +100,7 @@ impl ClusterSpec {
             id.0.to_string(),
             "--job-name".into(),
             name.to_owned(),
-        ];
-        command.extend(self.settings.profile.worker_extra_args.iter().cloned());
-        command
+        ]
     }
 
     /// Where the job's output goes.

@@ -9,6 +9,7 @@ mod bringing;
 mod environment;
 mod losses;
 mod outputs;
+mod resources;
 mod state;
 mod strangers;
 mod tasks;

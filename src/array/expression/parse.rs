@@ -91,7 +91,7 @@ impl Parser<'_> {
         found
     }
 
-    fn expect(&mut self, sign: &str, after: &str) -> Result<(), Failure> {
+    fn require(&mut self, sign: &str, after: &str) -> Result<(), Failure> {
         if self.accept(sign) {
             return Ok(());
         }
@@ -114,7 +114,7 @@ impl Parser<'_> {
             return Err((name_span, format!("expected 'name = expression', found {}", self.found())));
         };
         self.at += 1;
-        self.expect("=", &format!("after '{name}' (a statement is 'name = expression')"))?;
+        self.require("=", &format!("after '{name}' (a statement is 'name = expression')"))?;
         let expr = self.expr()?;
         match self.peek() {
             Token::End => Ok(Statement { name, name_span, expr }),
@@ -219,7 +219,7 @@ impl Parser<'_> {
             Token::Sign("(") => {
                 self.at += 1;
                 let mut inner = self.expr()?;
-                self.expect(")", "to close the bracket")?;
+                self.require(")", "to close the bracket")?;
                 inner.span = Span { end: self.tokens[self.at - 1].1.end, ..span };
                 Ok(inner)
             }
@@ -232,7 +232,7 @@ impl Parser<'_> {
         let (mut args, mut options) = (Vec::new(), Vec::new());
         while !self.accept(")") {
             if !(args.is_empty() && options.is_empty()) {
-                self.expect(",", &format!("or ')' among the arguments of {function}"))?;
+                self.require(",", &format!("or ')' among the arguments of {function}"))?;
             }
             let next = self.tokens.get(self.at + 1).map(|t| &t.0);
             match (self.peek().clone(), next) {

@@ -17,6 +17,10 @@ use std::time::{Duration, Instant, SystemTime};
 const LEAST_BYTES: u64 = 256 << 20;
 /// A cluster's folder, identity, intents, and a few dozen allocations.
 const LEAST_INODES: u64 = 1000;
+/// Below it a busy cluster may fill the rest: its journal, and what commands print, grow while it lives.
+const COMFORTABLE_BYTES: u64 = 10 << 30;
+/// A script, a log and a folder of verdicts for each job, and a file for each command that prints much.
+const COMFORTABLE_INODES: u64 = 20_000;
 /// Every acknowledgement waits for a write of this kind, so slower ones are felt.
 const SLOW_WRITE: Duration = Duration::from_secs(1);
 const SOME_BYTES: &[u8] = b"jobq was here\n";
@@ -62,7 +66,7 @@ pub fn writes(ground: &Ground) -> Finding {
     }
 }
 
-/// Free bytes and inodes, compared with the least that works and with what `[limits]` let one cluster take.
+/// Free bytes and inodes, compared with the least that works and with what a busy cluster may come to take.
 pub fn room(ground: &Ground) -> Finding {
     let settings = match ground.settings() {
         Ok(settings) => settings,
@@ -76,7 +80,6 @@ pub fn room(ground: &Ground) -> Finding {
     let files = room.inodes.map_or("as many files as fit".to_owned(), |inodes| format!("{inodes} files"));
     let found = format!("{}: room for {} and {files}", place.display(), about_size(room.bytes));
     let inodes = room.inodes.unwrap_or(u64::MAX);
-    let limits = &settings.limits;
     if room.bytes < LEAST_BYTES || inodes < LEAST_INODES {
         let least = format!("at least {} and {LEAST_INODES} files are needed", about_size(LEAST_BYTES));
         return Finding::failed(
@@ -85,12 +88,9 @@ pub fn room(ground: &Ground) -> Finding {
             elsewhere(settings, "free some, or "),
         );
     }
-    if room.bytes < limits.max_state_bytes || inodes < limits.max_state_inodes {
-        let most = format!(
-            "one cluster may take {} and {} files (`limits.max_state_bytes`, `limits.max_state_inodes`)",
-            about_size(limits.max_state_bytes),
-            limits.max_state_inodes
-        );
+    if room.bytes < COMFORTABLE_BYTES || inodes < COMFORTABLE_INODES {
+        let most = about_size(COMFORTABLE_BYTES);
+        let most = format!("a busy cluster may come to take {most} and {COMFORTABLE_INODES} files");
         return Finding::warning(format!("{found}; {most}"), elsewhere(settings, "free some, or "));
     }
     Finding::ok(found)

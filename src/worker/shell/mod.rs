@@ -114,7 +114,7 @@ fn registration(options: &Options, listener: &Listener) -> Registration {
         addresses: listener.addresses(),
         cores: profile.cores.max(1),
         memory: profile.memory,
-        named: Vec::new(),
+        named: profile.resources.iter().map(|(name, count)| (name.clone(), *count)).collect(),
         deadline_unix: options.deadline_unix,
         holds: Vec::new(),
         runs: Vec::new(),
