@@ -11,15 +11,9 @@ use crate::protocol::StatusReport;
 use crate::scheduler::shell::transport;
 use crate::scheduler::spec::{ClusterSpec, own_program};
 use crate::state::{Role, StateDir};
-use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 use serde::Serialize;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
-
-/// For a command to end when this process is to end: batch systems kill after 30 s, and the cluster goes down first.
-const COMMAND_GRACE: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args, Clone, Debug, PartialEq)]
 pub struct Args {
@@ -117,13 +111,9 @@ async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) 
     let bar = context.out.progress(u64::from(wanted.unwrap_or(0)), "workers");
     let waited = tokio::select! {
         waited = wait_for_workers(&mut client, wanted, args.timeout, fresh, |s| bar.set_position(u64::from(s.connected))) => waited,
-        exit = interrupted() => {
-            if args.command.is_empty() {
-                context.out.note(format!("the cluster stays up; `{} down` ends it", context.program));
-            } else {
-                bring_down(&state, &wish.spec, Duration::ZERO).await?;
-            }
-            return Err(CliError::silent(exit));
+        _ = tokio::signal::ctrl_c() => {
+            context.out.note(format!("the cluster stays up; `{} down` ends it", context.program));
+            return Err(CliError::silent(Exit::Interrupted));
         }
     };
     bar.finish_and_clear();
@@ -257,21 +247,6 @@ pub fn arithmetic(spec: &ClusterSpec, workers: u32) -> String {
     )
 }
 
-/// Ctrl-C or SIGTERM, with its exit code.
-async fn interrupted() -> Exit {
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => signal.recv().await,
-            // Then it ends us in the kernel's way.
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => Exit::Interrupted,
-        _ = terminated => Exit::Terminated,
-    }
-}
-
 async fn run_command(command: &[String], context: &Context) -> Result<Exit, CliError> {
     let [program, arguments @ ..] = command else { return Ok(Exit::Ok) };
     let mut child = tokio::process::Command::new(program);
@@ -280,22 +255,10 @@ async fn run_command(command: &[String], context: &Context) -> Result<Exit, CliE
         Ok(child) => child,
         Err(error) => return Err(CliError::new(Exit::Command(127), format!("{program}: {error}"))),
     };
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
     let status = tokio::select! {
         status = child.wait() => status,
-        // The cluster goes down after the command, which has Ctrl-C of its own. A batch system that ends this job
-        // gives little time.
-        exit = interrupted() => {
-            if let Some(pid) = pid.filter(|_| exit == Exit::Terminated) {
-                // It may just have ended.
-                let _ = nix::sys::signal::kill(pid, Signal::SIGTERM);
-            }
-            match tokio::time::timeout(COMMAND_GRACE, child.wait()).await {
-                Ok(status) => status,
-                Err(_) if exit == Exit::Interrupted => child.wait().await,
-                Err(_) => return Err(CliError::new(exit, format!("{program} didn't end after SIGTERM"))),
-            }
-        }
+        // The command has the same signal; the cluster goes down after it.
+        _ = tokio::signal::ctrl_c() => child.wait().await,
     };
     let status = status.map_err(|error| CliError::internal(format!("{program}: {error}")))?;
     let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(70);

@@ -116,8 +116,6 @@ pub struct Core {
     epoch: Epoch,
     connected: bool,
     welcomed: bool,
-    /// Whether a scheduler has ever taken this worker.
-    was_welcome: bool,
     heartbeat: Duration,
     next_heartbeat: Nanos,
     /// Last sign of life of a scheduler.
@@ -211,7 +209,6 @@ impl Core {
             epoch: Epoch::default(),
             connected: false,
             welcomed: false,
-            was_welcome: false,
             heartbeat: Duration::from_secs(10),
             next_heartbeat: now,
             last_contact: now,
@@ -311,7 +308,7 @@ impl Core {
         self.last_contact = self.now;
         match message {
             ToWorker::Welcome { epoch, index, heartbeat_ms } => {
-                (self.welcomed, self.was_welcome) = (true, true);
+                self.welcomed = true;
                 self.epoch = epoch;
                 self.index = Some(index);
                 self.heartbeat = Duration::from_millis(heartbeat_ms.max(1));
@@ -358,13 +355,12 @@ impl Core {
         }
     }
 
-    /// No scheduler for too long: another one may run these commands again, so they end here. A worker that had one
-    /// is started anew by its supervisor, to wait for the next; one that never had any leaves, and its job with it.
+    /// No scheduler for too long: another one may run these commands again, so they end here.
     fn watch_contact(&mut self, out: &mut Vec<Action>) {
         if !self.exited && self.now >= self.death() {
             self.kill_everything(out);
             let timeout = self.config.death_timeout.as_secs();
-            self.exit(format!("no scheduler for {timeout} s"), !self.was_welcome, out);
+            self.exit(format!("no scheduler for {timeout} s"), false, out);
         }
     }
 
