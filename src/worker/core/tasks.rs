@@ -389,20 +389,4 @@ mod tests {
         core.check();
         assert_eq!(out, [], "nothing to kill, nothing to tell");
     }
-
-    #[test]
-    fn a_worker_that_never_had_a_scheduler_takes_its_job_with_it() {
-        let mut had_one = busy_worker();
-        let mut out = Vec::new();
-        let Some(due) = had_one.deadline().map(|_| 120_000_000_000) else { panic!("no deadline") };
-        had_one.handle(1, Event::Disconnected, &mut out);
-        had_one.settle_down(due, &mut out);
-        assert!(matches!(out.last(), Some(Action::Exit { clean: false, .. })), "{out:?}");
-
-        let mut never = Core::new(had_one.config.clone(), 0);
-        out.clear();
-        assert_eq!(never.deadline(), Some(due));
-        never.settle_down(due, &mut out);
-        assert!(matches!(out.as_slice(), [Action::Exit { clean: true, .. }]), "{out:?}");
-    }
 }
