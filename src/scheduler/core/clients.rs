@@ -181,6 +181,7 @@ impl Core {
         let Some(state) = self.graphs.get_mut(&graph).filter(|g| g.is_settled()) else { return };
         if !std::mem::replace(&mut state.in_history, true) {
             self.settled_tasks += state.tasks.len() as u64;
+            self.settled_bytes += state.kept_bytes();
             self.settled_graphs.push_back(graph);
         }
         if let Some(calls) = self.clients.by_graph.get(&graph) {
@@ -316,6 +317,9 @@ impl Core {
         if let Some(Answered::Scaled { workers }) = self.requests.get(&request) {
             return Reply::Scaled { workers: *workers };
         }
+        if self.going_down.is_some() {
+            return refuse(RefusalKind::Unavailable, "the cluster is going down");
+        }
         self.persist(Record::Target { request, workers }, out);
         self.take_target(request, workers);
         Reply::Scaled { workers }
@@ -340,7 +344,9 @@ impl Core {
     /// One step of going down, when its time has come or nothing is left to wait for.
     pub(super) fn go_down(&mut self, out: &mut Vec<Action>) {
         let Some(GoingDown { call, until, left }) = self.going_down else { return };
-        let running = self.workers.iter().any(|(_, w)| w.peer().is_some() && !w.assigned.is_empty());
+        let placing = self.graphs.values().any(|g| !g.accepted.is_empty());
+        let running =
+            placing || self.workers.iter().any(|(_, w)| w.peer().is_some() && !w.assigned.is_empty());
         if !left && (!running || self.now >= until) {
             let workers: Vec<_> =
                 self.workers.iter().filter_map(|(index, w)| Some((index, w.peer()?))).collect();

@@ -169,6 +169,12 @@ impl GraphState {
         here.chain(self.outside_dependents.get(&index).into_iter().flatten().copied())
     }
 
+    /// Bytes that its tasks' arguments and results take: what a long history costs.
+    pub fn kept_bytes(&self) -> u64 {
+        let buffers = self.results.values().flat_map(|result| &result.buffers);
+        (self.args.len() + buffers.map(|buffer| buffer.len()).sum::<usize>()) as u64
+    }
+
     pub fn op_entry(&self, index: u32) -> &OpEntry {
         &self.ops[self.tasks[index as usize].op as usize]
     }

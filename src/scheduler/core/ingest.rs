@@ -12,6 +12,9 @@ use std::collections::BinaryHeap;
 /// Settled graphs that stay known, whatever their size: each costs a few hundred bytes.
 const MAX_SETTLED_GRAPHS: usize = 100_000;
 
+/// What the scheduler keeps of settled graphs' arguments and results, in its memory.
+const MAX_SETTLED_BYTES: u64 = 512 << 20;
+
 /// What a changing request was answered with: a repeat gets the same.
 pub(super) enum Answered {
     /// Parts by number: first task and count.
@@ -42,6 +45,10 @@ pub(super) fn refuse(kind: RefusalKind, reason: impl Into<String>) -> Reply {
 impl Core {
     /// A part of a graph from a client: repeated ones get their first answer, others are checked, journalled, taken.
     pub(super) fn on_submit(&mut self, part: Part, out: &mut Vec<Action>) -> Reply {
+        if let Some(Answered::Graph { graph, .. }) = self.requests.get(&part.request) {
+            // Its client is back.
+            self.broken_streams.remove(graph);
+        }
         if let Some(answer) = self.repeated_submit(&part) {
             return answer;
         }
@@ -96,6 +103,9 @@ impl Core {
         if let Some(outside) = part.columns.externals.iter().find(|task| self.state(**task).is_none()) {
             return Err(refuse(RefusalKind::Unknown, format!("there is no task {outside} to depend on")));
         }
+        if let Some(reason) = part.columns.ops.iter().find_map(|op| self.exceeds_workers(op)) {
+            return usage(reason);
+        }
         for (_, name) in &part.columns.names {
             match Key::named(name) {
                 Err(error) => return usage(error.to_string()),
@@ -106,6 +116,26 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Why no worker of this cluster could ever run such a task.
+    fn exceeds_workers(&self, op: &Op) -> Option<String> {
+        let (shape, needs) = (self.config.worker_shape.as_ref()?, op.resources());
+        if needs.cores > shape.cores {
+            let (has, wants) = (shape.cores, needs.cores);
+            return Some(format!(
+                "a task wants {wants} cores, and workers of this cluster have {has}: see `up --cores`"
+            ));
+        }
+        if shape.memory > 0 && needs.memory > shape.memory {
+            let (has, wants) = (shape.memory, needs.memory);
+            return Some(format!(
+                "a task wants {wants} bytes of memory, and workers of this cluster have {has}: see `up --memory`"
+            ));
+        }
+        let has = |name: &str| shape.named.iter().find(|(n, _)| n == name).map_or(0, |(_, count)| *count);
+        let (name, wants) = needs.named.iter().find(|(name, count)| *count > has(name))?;
+        Some(format!("a task wants {name}={wants}, and workers of this cluster have {name}={}", has(name)))
     }
 
     /// A name may be used again once the task that has it is settled.
@@ -141,6 +171,8 @@ impl Core {
         if let Answered::Graph { parts, .. } = answered {
             parts.push((first, tasks));
         }
+        // Too many may have failed before this part came.
+        self.enforce_max_failures(id);
         self.on_graph_progress(id);
         Reply::Submitted { graph: id, first, tasks }
     }
@@ -244,7 +276,9 @@ impl Core {
     /// Forgets the oldest settled graphs beyond what is kept; their values are freed.
     pub(super) fn forget_history(&mut self, out: &mut Vec<Action>) {
         let full = |core: &Core| {
-            core.settled_tasks > core.config.keep_settled || core.settled_graphs.len() > MAX_SETTLED_GRAPHS
+            core.settled_tasks > core.config.keep_settled
+                || core.settled_graphs.len() > MAX_SETTLED_GRAPHS
+                || core.settled_bytes > MAX_SETTLED_BYTES
         };
         // Each is looked at once: what is still watched or needed goes to the end of the queue.
         for _ in 0..self.settled_graphs.len().saturating_sub(1) {
@@ -257,6 +291,7 @@ impl Core {
             let free = !needed && !self.is_depended_on(graph) && !self.clients.watches(id);
             if graph.is_settled() && free {
                 self.settled_tasks = self.settled_tasks.saturating_sub(graph.tasks.len() as u64);
+                self.settled_bytes = self.settled_bytes.saturating_sub(graph.kept_bytes());
                 self.persist(Record::Forgotten { graph: id }, out);
                 self.forget(id);
             } else {

@@ -56,6 +56,8 @@ pub struct CoreConfig {
     pub workers_per_allocation: u32,
     pub max_pending_allocations: u32,
     pub max_submits_per_minute: u32,
+    /// What one worker has, if all of this cluster have the same: what exceeds it is refused at once.
+    pub worker_shape: Option<Resources>,
     /// Time between two questions to the batch system.
     pub poll_interval: Duration,
     /// Settled tasks that stay known.
@@ -78,6 +80,7 @@ impl Default for CoreConfig {
             workers_per_allocation: 1,
             max_pending_allocations: 100,
             max_submits_per_minute: 30,
+            worker_shape: None,
             poll_interval: Duration::from_secs(30),
             keep_settled: 2_000_000,
             stream_timeout: Duration::from_secs(60),
@@ -113,6 +116,8 @@ pub struct Core {
     /// Settled graphs, oldest first, for forgetting.
     settled_graphs: VecDeque<GraphId>,
     settled_tasks: u64,
+    /// What the scheduler keeps for them.
+    settled_bytes: u64,
     /// Graphs whose stream is broken off, and when to give it up.
     broken_streams: BTreeMap<GraphId, Time>,
     names: HashMap<String, TaskId>,
@@ -137,6 +142,8 @@ pub struct Core {
     fates: Vec<(Execution, Fate)>,
     outbox: Outbox,
     next_sweep: Time,
+    /// When this core last came to a conclusion.
+    last_step: Time,
     going_down: Option<clients::GoingDown>,
     /// Records are being folded: values count as there until all of them are read.
     replaying: bool,
@@ -151,6 +158,7 @@ impl Core {
             next_graph: 1,
             settled_graphs: VecDeque::new(),
             settled_tasks: 0,
+            settled_bytes: 0,
             broken_streams: BTreeMap::new(),
             names: HashMap::new(),
             requests: HashMap::new(),
@@ -169,6 +177,7 @@ impl Core {
             fates: Vec::new(),
             outbox: Outbox::default(),
             next_sweep: now,
+            last_step: now,
             going_down: None,
             replaying: false,
             config,
@@ -188,15 +197,16 @@ impl Core {
             Event::PollFailed { words } => self.on_poll_failed(words),
             Event::Tick => {}
         }
-        if self.now >= self.next_sweep {
-            self.sweep(out);
-        }
     }
 
     /// Places what is ready, scales, and flushes everything gathered since the last call: one message of a kind a
     /// peer, the records first.
     pub fn settle_down(&mut self, now: Time, out: &mut Vec<Action>) {
         self.now = now;
+        self.note_stall();
+        if self.now >= self.next_sweep {
+            self.sweep(out);
+        }
         self.place_outputs();
         self.place(out);
         self.scale(out);
@@ -220,6 +230,14 @@ impl Core {
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// While this process stood still (stopped, swapped out, busy) it heard nobody, and that was nobody's silence.
+    fn note_stall(&mut self) {
+        let stood_still = self.now.since(std::mem::replace(&mut self.last_step, self.now));
+        if stood_still > self.config.heartbeat {
+            self.workers.excuse_silence(stood_still);
+        }
     }
 
     /// What is due by the clock alone: silent workers, commands long in doubt, broken streams.

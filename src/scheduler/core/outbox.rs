@@ -7,6 +7,9 @@ use crate::scheduler::event::{Action, JournalSeq, PeerId};
 use crate::scheduler::record::Record;
 use std::collections::BTreeMap;
 
+/// Assignments of one message: with arguments and inline inputs they must fit a frame.
+const MAX_ASSIGNMENTS: usize = 256;
+
 #[derive(Default)]
 pub(super) struct Outbox {
     letters: BTreeMap<WorkerIndex, Letter>,
@@ -122,11 +125,12 @@ impl Core {
         let part = |a: &Assignment| self.graphs.get(&a.execution.task.graph)?.part_of(a.execution.task.index);
         let is_early = |a: &Assignment| part(a).is_some_and(|seq| seq > self.durable);
         let (early, kernels): (Vec<_>, Vec<_>) = letter.kernels.into_iter().partition(is_early);
-        if !kernels.is_empty() {
-            send(ToWorker::Compute(kernels), None);
+        for kernels in kernels.chunks(MAX_ASSIGNMENTS) {
+            send(ToWorker::Compute(kernels.to_vec()), None);
         }
-        if let Some(seq) = early.iter().filter_map(part).max() {
-            send(ToWorker::Compute(early), Some(seq));
+        let needed = early.iter().filter_map(part).max();
+        for early in early.chunks(MAX_ASSIGNMENTS) {
+            send(ToWorker::Compute(early.to_vec()), needed);
         }
         if !letter.acknowledge.is_empty() {
             send(ToWorker::Acknowledge { executions: letter.acknowledge }, so_far);
@@ -141,11 +145,10 @@ impl Core {
             let Some(worker) = self.workers.get(index).map(|w| w.registration.id.clone()) else { return };
             let executions = letter.commands.iter().map(|a| a.execution).collect();
             let seq = self.persist(Record::Assigned { worker, executions }, out);
-            out.push(Action::ToWorker {
-                peer,
-                message: ToWorker::Compute(letter.commands),
-                after: Some(seq),
-            });
+            for commands in letter.commands.chunks(MAX_ASSIGNMENTS) {
+                let message = ToWorker::Compute(commands.to_vec());
+                out.push(Action::ToWorker { peer, message, after: Some(seq) });
+            }
         }
         if !letter.cancel.is_empty() {
             // Behind whatever assigned it.

@@ -216,7 +216,7 @@ impl Core {
         self.drop_inputs(task);
     }
 
-    fn enforce_max_failures(&mut self, graph: GraphId) {
+    pub(super) fn enforce_max_failures(&mut self, graph: GraphId) {
         let Some(state) = self.graphs.get(&graph) else { return };
         if state.options.max_failures.is_none_or(|max| state.failures <= max) {
             return;
@@ -269,6 +269,8 @@ impl Core {
                         stack.push(dependency);
                     }
                     Some(state) if !state.is_settled() => missing += 1,
+                    // Forgotten since, and only its end mattered.
+                    None if !self.consumes_values(task) => {}
                     _ => lost = Some(dependency),
                 }
             }

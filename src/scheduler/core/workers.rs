@@ -78,6 +78,7 @@ pub(super) struct Workers {
     next: u32,
     by_id: HashMap<WorkerId, WorkerIndex>,
     by_peer: FastMap<PeerId, WorkerIndex>,
+    by_allocation: FastMap<AllocationId, BTreeSet<WorkerIndex>>,
     /// Connected workers that take tasks, the least loaded first.
     pub by_load: BTreeSet<(u32, WorkerIndex)>,
     former: std::collections::VecDeque<WorkerIndex>,
@@ -116,6 +117,7 @@ impl Workers {
         let index = WorkerIndex(self.next);
         self.next += 1;
         self.by_id.insert(registration.id.clone(), index);
+        self.by_allocation.entry(registration.allocation).or_default().insert(index);
         let worker = Worker {
             registration,
             presence,
@@ -133,6 +135,20 @@ impl Workers {
         };
         self.list.insert(index, worker);
         index
+    }
+
+    /// A known worker says anew what it is; what it was told over its old link may be lost.
+    pub fn set_registration(&mut self, index: WorkerIndex, registration: Registration) {
+        let Some(worker) = self.list.get_mut(&index) else { return };
+        self.by_load.remove(&(worker.load(), index));
+        if let Some(workers) = self.by_allocation.get_mut(&worker.registration.allocation) {
+            workers.remove(&index);
+        }
+        self.by_allocation.entry(registration.allocation).or_default().insert(index);
+        worker.registration = registration;
+        worker.knows_ops.clear();
+        worker.knows_peers.clear();
+        self.reload(index);
     }
 
     /// Sets the presence, keeping the tables by link and by load true.
@@ -156,6 +172,13 @@ impl Workers {
         {
             if let Some(worker) = self.list.remove(&old) {
                 self.by_id.remove(&worker.registration.id);
+                let allocation = worker.registration.allocation;
+                if let Some(workers) = self.by_allocation.get_mut(&allocation) {
+                    workers.remove(&old);
+                    if workers.is_empty() {
+                        self.by_allocation.remove(&allocation);
+                    }
+                }
             }
         }
     }
@@ -231,13 +254,19 @@ impl Workers {
 
     /// Workers of this allocation, connected or lost.
     pub fn of_allocation(&self, allocation: AllocationId) -> Vec<WorkerIndex> {
-        let ours = |(index, w): (&WorkerIndex, &Worker)| {
-            (w.registration.allocation == allocation && !matches!(w.presence, Presence::Gone { .. }))
-                .then_some(*index)
+        let is_there = |index: &WorkerIndex| {
+            self.list.get(index).is_some_and(|w| !matches!(w.presence, Presence::Gone { .. }))
         };
-        let mut found: Vec<_> = self.list.iter().filter_map(ours).collect();
-        found.sort_unstable();
-        found
+        self.by_allocation.get(&allocation).into_iter().flatten().copied().filter(is_there).collect()
+    }
+
+    /// Nobody could be heard for so long.
+    pub fn excuse_silence(&mut self, span: std::time::Duration) {
+        for worker in self.list.values_mut() {
+            if let Presence::Connected { last_heard, .. } = &mut worker.presence {
+                *last_heard = last_heard.plus(span);
+            }
+        }
     }
 }
 
@@ -303,11 +332,7 @@ impl Core {
                 }
                 self.outbox.drop_letter(index);
                 self.forgive(index);
-                if let Some(worker) = self.workers.get_mut(index) {
-                    worker.registration = registration;
-                    worker.knows_ops.clear();
-                    worker.knows_peers.clear();
-                }
+                self.workers.set_registration(index, registration);
                 self.workers.set_presence(index, connected);
                 index
             }
@@ -320,10 +345,6 @@ impl Core {
         let heartbeat_ms = self.config.heartbeat.as_millis() as u64;
         let welcome = ToWorker::Welcome { epoch: self.config.epoch, index, heartbeat_ms };
         out.push(Action::ToWorker { peer, message: welcome, after: None });
-        if self.workers.get(index).is_some_and(|w| w.leaving) {
-            // It may not have heard it before its link broke.
-            self.ask_to_leave(index, "it was asked to before", out);
-        }
         self.on_worker_started(index);
         self.settle_registration(index, &holds, &runs, completions);
         self.tell_to_leave_again(index, peer, out);

@@ -9,6 +9,7 @@ use super::event::{Action, Event, JournalSeq, PeerId, Time};
 use super::record::Record;
 use super::spec::ClusterSpec;
 use crate::config::Settings;
+use crate::graph::Resources;
 use crate::journal::{self, Entry, Journal, Progress};
 use crate::net::{Frame, Listener, Transport};
 use crate::protocol::{self, FromClient, FromWorker, Request};
@@ -159,6 +160,11 @@ fn core_config(spec: &ClusterSpec, epoch: u32, journal: &Journal, first_allocati
         death_timeout: settings.worker.death_timeout,
         max_workers_lost: u8::try_from(settings.task.allowed_failures).unwrap_or(u8::MAX).max(1),
         workers_per_allocation: settings.profile.workers_per_job.max(1),
+        worker_shape: Some(Resources {
+            cores: settings.profile.cores.max(1),
+            memory: settings.profile.memory,
+            named: Vec::new(),
+        }),
         max_pending_allocations: settings.scheduler.max_pending,
         max_submits_per_minute: settings.scheduler.submits_per_minute,
         poll_interval: settings.scheduler.poll_interval,

@@ -161,6 +161,32 @@ struct Leaving {
     goodbye_by: Option<Nanos>,
 }
 
+/// Bytes of results in one message: far below what a frame may have.
+const PART_BYTES: usize = 8 << 20;
+
+/// Completions in parts that each fit a message.
+fn parts_of(completions: Vec<Completion>) -> Vec<Vec<Completion>> {
+    let mut parts: Vec<Vec<Completion>> = Vec::new();
+    let mut room = 0;
+    for completion in completions {
+        let stored = match &completion.outcome {
+            Outcome::Command { result, .. } => Some(result),
+            Outcome::Erred { result, .. } => result.as_ref(),
+            _ => None,
+        };
+        let nbytes = 64 + stored.map_or(0, |s| s.buffers.iter().map(|b| b.len()).sum::<usize>());
+        if nbytes > room || parts.is_empty() {
+            parts.push(Vec::new());
+            room = PART_BYTES;
+        }
+        room = room.saturating_sub(nbytes);
+        if let Some(part) = parts.last_mut() {
+            part.push(completion);
+        }
+    }
+    parts
+}
+
 /// What isn't taken by running tasks.
 struct Free {
     cores: u32,
@@ -280,7 +306,8 @@ impl Core {
                 out.push(Action::Send(FromWorker::Replicas(std::mem::take(&mut self.replicas))));
             }
             if !self.finished.is_empty() {
-                out.push(Action::Send(FromWorker::Finished(std::mem::take(&mut self.finished))));
+                let parts = parts_of(std::mem::take(&mut self.finished));
+                out.extend(parts.into_iter().map(|part| Action::Send(FromWorker::Finished(part))));
             }
             if now >= self.next_heartbeat {
                 self.next_heartbeat = now + self.heartbeat.as_nanos() as Nanos;
@@ -319,9 +346,14 @@ impl Core {
         registration.holds =
             self.held.iter().map(|(task, nbytes)| Holding { task: *task, nbytes: *nbytes }).collect();
         registration.runs = self.tasks.iter().filter(|(_, t)| !t.cancelled).map(|(e, _)| *e).collect();
-        registration.completions = self.unacknowledged.values().cloned().collect();
+        // What doesn't fit one message is told as running, and right after that as finished.
+        let mut parts = parts_of(self.unacknowledged.values().cloned().collect()).into_iter();
+        registration.completions = parts.next().unwrap_or_default();
+        let rest: Vec<Vec<Completion>> = parts.collect();
+        registration.runs.extend(rest.iter().flatten().map(|completion| completion.execution));
         self.unanswered = VecDeque::from([self.now]);
         out.push(Action::Send(FromWorker::Register(Box::new(registration))));
+        out.extend(rest.into_iter().map(|part| Action::Send(FromWorker::Finished(part))));
     }
 
     fn on_scheduler_message(&mut self, message: ToWorker, out: &mut Vec<Action>) {
@@ -410,7 +442,7 @@ impl Core {
             return;
         }
         let by = *leaving.goodbye_by.get_or_insert(self.now + GOODBYE_GRACE.as_nanos() as Nanos);
-        let acknowledged = self.unacknowledged.is_empty() || !self.connected;
+        let acknowledged = self.unacknowledged.is_empty();
         if acknowledged || self.now >= by {
             let reason = leaving.reason.clone();
             out.push(Action::Send(FromWorker::Goodbye { reason: reason.clone() }));
