@@ -199,7 +199,8 @@ async fn bring_down(state: &StateDir, spec: &ClusterSpec, drain: Duration) -> Re
 }
 
 fn tell_losses(brought: &Brought, context: &Context) {
-    let Brought::Afresh(lost, contact) = brought else { return };
+    let Brought::Afresh(lost) = brought else { return };
+    let (lost, contact) = &**lost;
     let c = &lost.counts;
     let unfinished = c.waiting + c.ready + c.assigned;
     context.out.warning(format!(
