@@ -13,8 +13,7 @@ use crate::scheduler::shell::transport;
 use crate::scheduler::spec::ClusterSpec;
 use crate::state::Intents;
 use crate::state::launch::{self as launch_right, LaunchRight, Launching};
-use crate::state::{ClusterFile, Contact, Holder, Role, StateDir, StateError};
-use std::path::PathBuf;
+use crate::state::{ClusterFile, Contact, Role, StateDir, StateError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Between two looks at a cluster that is coming up: short, since an embedded queue starts workers in no time.
@@ -46,9 +45,9 @@ pub enum UpError {
     Differs { name: String, differences: Vec<String> },
     #[error(
         "process {} on {} has been bringing cluster '{name}' up for {} s; if it is gone, remove {}",
-        holder.pid, holder.host, OTHERS_PATIENCE.as_secs(), path.display()
+        by.holder.pid, by.holder.host, OTHERS_PATIENCE.as_secs(), by.path.display()
     )]
-    Busy { name: String, path: PathBuf, holder: Box<Holder> },
+    Busy { name: String, by: Box<Launching> },
     /// The batch system refused, or what it took can never start. Everything was cancelled.
     #[error("{words}")]
     Refused {
@@ -85,10 +84,14 @@ pub enum Brought {
 /// # Errors
 /// [`UpError`] says what stood in the way; nothing that was started by this call is left running.
 pub async fn bring_up(state: &StateDir, wish: &Wish, waiting: fn()) -> Result<(Client, Brought), UpError> {
-    if let Some((old, Liveness::Alive(client))) = known(state, waiting).await?
-        && (!wish.replace || differences(&old, &wish.spec, &wish.given).is_empty())
-    {
-        return reconcile(state, wish, &old, *client).await;
+    match known(state, waiting).await? {
+        Some((old, Liveness::Alive(client)))
+            if !wish.replace || differences(&old, &wish.spec, &wish.given).is_empty() =>
+        {
+            return reconcile(state, wish, &old, *client).await;
+        }
+        Some((_, Liveness::Unreachable(error))) => return Err(error.into()),
+        _ => {}
     }
     let _right = right_to_launch(state).await?;
     // Somebody else may have brought it up before it was our turn.
@@ -128,8 +131,7 @@ async fn right_to_launch(state: &StateDir) -> Result<LaunchRight, UpError> {
         match launch_right::take(state.path())? {
             Ok(right) => return Ok(right),
             Err(other) if started.elapsed() > OTHERS_PATIENCE => {
-                let Launching { path, holder } = other;
-                return Err(UpError::Busy { name: state.name().to_owned(), path, holder: Box::new(holder) });
+                return Err(UpError::Busy { name: state.name().to_owned(), by: Box::new(other) });
             }
             Err(_) => tokio::time::sleep(LOOK).await,
         }

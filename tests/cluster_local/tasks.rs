@@ -290,7 +290,7 @@ fn peak(pid: i32) -> Option<u64> {
 fn a_hundred_thousand_arguments_stream_through_in_bounded_memory() {
     let sandbox = Sandbox::new();
     sandbox.up(1);
-    let line = "x".repeat(400);
+    let line = "x".repeat(250);
     let input: String = (0..100_000).map(|n| format!("{n} {line}\n")).collect();
     let map = start(&mut sandbox.jq(["map", "--kernel", "echo"]), input.as_bytes());
     let mut highest = 0;
