@@ -59,7 +59,7 @@ fn a_starter_that_dies_doesnt_block_the_next_one() {
     let sandbox = Sandbox::new();
     sandbox.up(1).ok(["down"]);
     // What an `up` leaves behind that was killed before its scheduler was there.
-    let going = start(&mut sandbox.command("sleep").arg("1000"), b"");
+    let going = start(sandbox.command("sleep").arg("1000"), b"");
     let pid = going.pid();
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let ticks = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().to_owned();
