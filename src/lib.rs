@@ -14,6 +14,8 @@ pub mod local;
 pub mod net;
 pub mod protocol;
 pub mod scheduler;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod state;
 pub mod worker;
 

@@ -198,6 +198,7 @@ fn cluster_of(machine: &Machine, state: &StateDir) -> ClusterSpec {
         work_dir: machine.path("home"),
         template_dir: PathBuf::new(),
         insecure: false,
+        owned: false,
         settings: load(&sources).unwrap().settings(Some("local"), &[]).unwrap(),
     };
     let id = state.identity(Role::Admin).unwrap().cluster_id();

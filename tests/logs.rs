@@ -35,6 +35,7 @@ impl Cluster {
             work_dir: root.path().to_owned(),
             template_dir: PathBuf::new(),
             insecure: false,
+            owned: false,
             settings: load(&sources).unwrap().settings(Some("local"), &[]).unwrap(),
         };
         let id = state.identity(Role::Admin).unwrap().cluster_id();

@@ -41,6 +41,8 @@ pub struct Args {
 const PART_TASKS: usize = 50_000;
 const PART_BYTES: usize = 4 << 20;
 const PART_AGE: Duration = Duration::from_millis(50);
+/// Lines that are read ahead of the part that is being sent; the longest have 128 KiB each.
+const LINES_AHEAD: usize = 256;
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     let (op, label, source) = what(&args, context)?;
@@ -106,7 +108,7 @@ struct Stream {
 
 impl Stream {
     async fn send_all(&mut self, client: &mut Client, arguments: Arguments) -> Result<(), CliError> {
-        let (lines, mut received) = tokio::sync::mpsc::channel(PART_TASKS);
+        let (lines, mut received) = tokio::sync::mpsc::channel(LINES_AHEAD);
         // Reading may block for ever: it has a thread of its own, which the end of the process takes with it.
         std::thread::spawn(move || {
             for argument in arguments {

@@ -7,12 +7,18 @@ use crate::config::{Settings, Sources};
 use crate::protocol::AllocationId;
 use crate::scheduler::spec::{ClusterSpec, own_program};
 use crate::state::StateDir;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args, Clone, Debug, PartialEq)]
 pub struct Args {
     #[command(flatten)]
     pub cluster: UpFlags,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    script: &'a str,
 }
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
@@ -34,6 +40,7 @@ pub fn print(settings: &Settings, workers: u32, context: &Context, origins: bool
             .map_err(|e| CliError::config(format!("the current directory: {e}")))?,
         template_dir: template_dir(),
         insecure: false,
+        owned: false,
         settings: settings.clone(),
     };
     let batch = spec.batch(&state).ok_or_else(|| {
@@ -47,6 +54,10 @@ pub fn print(settings: &Settings, workers: u32, context: &Context, origins: bool
     };
     let allocation = spec.allocation(&state, &name, AllocationId(1));
     let script = batch.system().render(&allocation, &spec.templates()?)?;
+    if context.out.is_json() {
+        context.out.json(&Report { script: &script })?;
+        return Ok(Exit::Ok);
+    }
     if origins {
         context.out.note(super::up::arithmetic(&spec, workers));
         for entry in settings.entries.iter().filter(|entry| entry.key.starts_with("profile.")) {

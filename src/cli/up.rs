@@ -117,6 +117,7 @@ fn spec(args: &Args, settings: Settings) -> Result<ClusterSpec, CliError> {
         work_dir,
         template_dir: super::script::template_dir(),
         insecure: args.insecure,
+        owned: !args.command.is_empty(),
         settings,
     })
 }
@@ -183,12 +184,12 @@ async fn wait(
     let progress = |status: &StatusReport| bar.set_position(u64::from(status.connected));
     let waited = tokio::select! {
         waited = wait_for_workers(client, wanted, args.timeout, fresh, progress) => waited,
-        _ = tokio::signal::ctrl_c() => {
+        exit = interrupted() => {
             bar.finish_and_clear();
             if args.command.is_empty() {
                 context.out.note(format!("the cluster stays up; `{program} down` ends it"));
             }
-            return Err(NotThere::Yet(CliError::silent(Exit::Interrupted)));
+            return Err(NotThere::Yet(CliError::silent(exit)));
         }
     };
     bar.finish_and_clear();
@@ -312,6 +313,21 @@ pub fn arithmetic(spec: &ClusterSpec, workers: u32) -> String {
         display_duration(profile.walltime),
         profile.system
     )
+}
+
+/// Ctrl-C or SIGTERM, with its exit code.
+async fn interrupted() -> Exit {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => signal.recv().await,
+            // Then it ends us in the kernel's way.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => Exit::Interrupted,
+        _ = terminated => Exit::Terminated,
+    }
 }
 
 async fn run_command(command: &[String], context: &Context) -> Result<Exit, CliError> {

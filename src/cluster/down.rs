@@ -15,7 +15,7 @@ const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
 const END_TIMEOUT: Duration = Duration::from_secs(90);
 const SWEEP_WAIT: Duration = Duration::from_millis(300);
 /// For a controller that doesn't answer to come back.
-const BUSY_FOR: Duration = Duration::from_secs(15);
+const BUSY_FOR: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum DownError {

@@ -198,19 +198,21 @@ async fn clear_away(state: &StateDir, spec: &ClusterSpec, epoch: u32) -> Result<
     Ok(())
 }
 
-/// The journal of what is over is kept once, under another name, for whoever wants to look.
+/// The journal of what is over is kept once, under another name, for whoever wants to look. What its tasks printed goes:
+/// nobody can name them any more.
 fn put_journal_aside(state: &StateDir, epoch: u32) -> Result<(), UpError> {
     let journal = state.journal_dir();
     let aside = state.path().join("journal.lost");
-    let io = |action, error| StateError::io(action, &aside, error);
     if journal.exists() {
-        match std::fs::remove_dir_all(&aside) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(io("remove", error).into());
+        for old in [&aside, &state.results_dir()] {
+            match std::fs::remove_dir_all(old) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StateError::io("remove", old, error).into());
+                }
+                _ => {}
             }
-            _ => {}
         }
-        std::fs::rename(&journal, &aside).map_err(|error| io("rename", error))?;
+        std::fs::rename(&journal, &aside).map_err(|error| StateError::io("rename", &aside, error))?;
         tracing::info!("the journal of epoch {epoch} is in {}", aside.display());
     }
     Ok(())

@@ -3,6 +3,9 @@
 use super::{AllocationId, Epoch, Execution, WorkerId, WorkerIndex};
 use crate::graph::{GraphId, Op, TaskId};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 /// A value that a worker holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -11,11 +14,30 @@ pub struct Holding {
     pub nbytes: u64,
 }
 
-/// A declared output that is written but not yet in its place.
+/// A declared output that is written but not yet in its place. Paths are as [`text_of_path`] has them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PendingOutput {
     pub temporary: String,
     pub target: String,
+}
+
+/// A path as text: as it is, or, if its bytes are no UTF-8, in hexadecimal after a NUL, which no path has.
+pub fn text_of_path(path: &Path) -> String {
+    match path.to_str() {
+        Some(text) => text.to_owned(),
+        None => {
+            path.as_os_str().as_bytes().iter().fold("\0".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+        }
+    }
+}
+
+/// The path that [`text_of_path`] made this of.
+pub fn path_of_text(text: &str) -> PathBuf {
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    match text.strip_prefix('\0') {
+        Some(digits) => OsString::from_vec(digits.as_bytes().chunks(2).filter_map(byte).collect()).into(),
+        None => text.into(),
+    }
 }
 
 /// What a worker says of itself whenever it connects.
@@ -126,6 +148,8 @@ pub enum FromWorker {
     Finished(Vec<Completion>),
     /// Values fetched from others, which it can give to third ones.
     Replicas(Vec<Holding>),
+    /// Values that it held and can't read back.
+    ValuesLost(Vec<TaskId>),
     /// What became of accepted outputs.
     Placed {
         execution: Execution,
@@ -204,4 +228,19 @@ pub enum ToWorker {
         reason: String,
         now: bool,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+
+    #[test]
+    fn every_path_survives_as_text() {
+        for bytes in [&b"/a/b c"[..], b"/caf\xe9/\xff", "größe".as_bytes(), b"", b"\n"] {
+            let path = Path::new(OsStr::from_bytes(bytes));
+            assert_eq!(path_of_text(&text_of_path(path)), path);
+        }
+        assert_eq!(text_of_path(Path::new("/data/größe.nc")), "/data/größe.nc");
+    }
 }

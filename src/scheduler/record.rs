@@ -39,6 +39,14 @@ pub enum Record {
     Intent {
         allocation: AllocationId,
     },
+    /// These are given up: they don't count any more, and are to end.
+    GivenUp {
+        allocations: Vec<AllocationId>,
+    },
+    /// It has ended or was refused: the batch system needn't be asked about it again.
+    AllocationOver {
+        allocation: AllocationId,
+    },
     /// Nobody will name this graph again.
     Forgotten {
         graph: GraphId,

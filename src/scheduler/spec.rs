@@ -20,6 +20,9 @@ pub struct ClusterSpec {
     pub template_dir: PathBuf,
     /// No TLS.
     pub insecure: bool,
+    /// It was brought up for one command (`up -- CMD`): a scheduler that is asked to end takes it down.
+    #[serde(default)]
+    pub owned: bool,
     pub settings: Settings,
 }
 

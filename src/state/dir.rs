@@ -174,6 +174,12 @@ impl StateDir {
         self.path.join("allocations")
     }
 
+    /// What tasks printed, where it was too much for their results.
+    #[must_use]
+    pub fn results_dir(&self) -> PathBuf {
+        self.path.join("results")
+    }
+
     #[must_use]
     pub fn intents_dir(&self) -> PathBuf {
         self.path.join("intents")

@@ -1,6 +1,6 @@
 //! Clusters come and go.
 
-use crate::support::sandbox::{Sandbox, finish, start};
+use crate::support::sandbox::{Sandbox, as_json, finish, start};
 use crate::support::{eventually_sync, is_alive};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -131,10 +131,16 @@ fn a_command_under_up_that_is_interrupted_takes_the_cluster_with_it() {
 fn down_leaves_nothing_and_may_be_repeated() {
     let sandbox = Sandbox::new();
     sandbox.up(2);
+    // What a task leaves behind on purpose goes too, when its worker does.
+    let daemon = "setsid sleep 1000 < /dev/null > /dev/null 2>&1 & echo $!";
+    sandbox.ok(["submit", "--wait", "--", "sh", "-c", daemon]);
     sandbox.ok(["map", "sleep", ":::", "1000", "1000", "1000"]);
     sandbox.until("running tasks", |status| status["counts"]["assigned"] == 2);
-    let report = sandbox.json(["down"]);
-    assert_eq!((&report["was_up"], &report["purged"]), (&true.into(), &false.into()));
+    let wait = start(&mut sandbox.jq(["wait"]), b"");
+    let both = [(); 2].map(|()| start(&mut sandbox.jq(as_json(["down"])), b""));
+    wait.end().exits(69).says("not up");
+    let [report, _] = both.map(|down| down.end().exits(0).json());
+    assert_eq!(report["purged"], false);
     assert_eq!(report["swept"], serde_json::json!([]), "its scheduler ended them");
     sandbox.nothing_runs();
     let queue = sandbox.cluster("default").join("queue");
@@ -228,6 +234,16 @@ fn a_dead_scheduler_is_told_of_and_the_cluster_starts_afresh() {
     assert!(down.text().contains("1 jobs that its scheduler didn't end were cancelled"), "{}", down.text());
     sandbox.nothing_runs();
     sandbox.run(["status"]).exits(69).says("not up");
+}
+
+#[test]
+fn workers_that_nobody_comes_back_for_leave() {
+    let sandbox = Sandbox::configured("[scheduler]\nheartbeat = \"200ms\"\n");
+    sandbox.up_with(2, &["--death-timeout", "1s", "--workers-per-job", "2"]);
+    sandbox.ok(["submit", "--", "sh", "-c", "sleep 1000 & wait"]);
+    sandbox.until("a running task", |status| status["counts"]["assigned"] == 1);
+    kill(Pid::from_raw(sandbox.scheduler()), Signal::SIGKILL).unwrap();
+    sandbox.nothing_runs();
 }
 
 #[test]

@@ -110,7 +110,6 @@ fn a_task_gives_work_to_its_own_cluster() {
     sandbox.ok(up);
     let inner = "jq submit --wait --key inner -- echo \"from $JOBQ_TASK_KEY\" && jq result inner";
     let outer = ["submit", "--name", "winds", "--wait", "--key", "outer", "--cores", "2", "--", "sh", "-c"];
-    // Another state directory here and now than the one that the cluster has.
     let mut command = sandbox.jq(outer.iter().chain(&[inner]));
     finish(&mut command, b"").exits(0);
     assert_eq!(sandbox.ok(["result", "--name", "winds", "outer"]), "inner\nfrom outer\n");

@@ -138,6 +138,20 @@ impl Slurm {
         }
     }
 
+    /// The authentication service ends.
+    pub fn kill_munge(&mut self) {
+        if let Some(mut munged) = self.munged.take() {
+            kill(pid(&munged), Signal::SIGTERM).unwrap();
+            munged.wait().unwrap();
+        }
+    }
+
+    /// Start it again.
+    pub fn restart_munge(&mut self) {
+        self.kill_munge();
+        self.start_munge();
+    }
+
     /// Kill the controller, as a crash of its host would.
     pub fn kill_controller(&mut self) {
         if let Some(mut controller) = self.controller.take() {

@@ -529,6 +529,7 @@ fn a_cluster_whose_scheduler_died_is_told() {
         work_dir: machine.path("home"),
         template_dir: PathBuf::new(),
         insecure: false,
+        owned: false,
         settings: ground.settings.clone().unwrap(),
     };
     state.write_cluster(&ClusterFile::new("winds", id, 0, &spec).unwrap()).unwrap();

@@ -18,6 +18,8 @@ const MAX_FAILED_STARTS: u32 = 5;
 /// First wait after a failed start or a passing refusal; doubles up to [`MAX_BACKOFF`].
 const FIRST_BACKOFF: Duration = Duration::from_secs(2);
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
+/// A new scheduler decides nothing before the batch system has told of the allocations that it took over; for so long.
+const MAX_UNSEEN: Duration = Duration::from_secs(300);
 /// Ended allocations that stay known.
 const MAX_ENDED: usize = 100;
 
@@ -36,6 +38,8 @@ struct Allocation {
     had_worker: bool,
     /// The batch system has ended it and answers for its processes being gone.
     confirmed_over: bool,
+    /// Taken over from an older epoch, and nothing is known of it yet.
+    unseen: bool,
     /// We gave it up: its end is no failure, and it isn't wanted back.
     given_up: bool,
 }
@@ -60,6 +64,8 @@ pub(super) struct Allocations {
     pub failed_polls: u32,
     /// Trouble with the batch system, in its words.
     pub trouble: String,
+    /// The batch system was asked about allocations of older epochs.
+    asked: bool,
     sampled: Option<Time>,
     used_core_seconds: f64,
     idle_core_seconds: f64,
@@ -130,9 +136,9 @@ impl Allocations {
         self.backoff_until = now.plus(self.backoff);
     }
 
-    fn end(&mut self, id: AllocationId, state: AllocationStateName) {
+    pub fn end(&mut self, id: AllocationId, state: AllocationStateName) {
         self.changed = true;
-        if let Some(allocation) = self.list.get_mut(&id) {
+        if let Some(allocation) = self.list.get_mut(&id).filter(|a| is_open(a)) {
             allocation.state = state;
             self.ended.push_back(id);
         }
@@ -149,6 +155,11 @@ fn is_open(allocation: &Allocation) -> bool {
 }
 
 impl Core {
+    /// Allocations whose state the batch system should be asked for.
+    pub fn allocations_to_ask_about(&self) -> Vec<AllocationId> {
+        self.allocations.open()
+    }
+
     /// Compares what there is with the target, and acts.
     pub(super) fn scale(&mut self, out: &mut Vec<Action>) {
         let now = self.now;
@@ -159,7 +170,12 @@ impl Core {
         }
         self.allocations.changed = false;
         self.finish_retiring(out);
-        if self.going_down.is_some() || self.allocations.stopped || (backed_off && !due) {
+        let waits = self.going_down.is_some() || self.allocations.stopped || (backed_off && !due);
+        if waits {
+            return;
+        }
+        if self.waits_for_first_answer(out) {
+            self.allocations.changed = true;
             return;
         }
         self.allocations.backoff_until = Time::default();
@@ -182,6 +198,10 @@ impl Core {
         {
             self.allocations.backoff_until = first.plus(Duration::from_secs(60));
         }
+        let given_up: Vec<AllocationId> = decision.cancel.iter().chain(&decision.retire).copied().collect();
+        if !given_up.is_empty() {
+            self.persist(Record::GivenUp { allocations: given_up }, out);
+        }
         for id in &decision.cancel {
             self.give_up_allocation(*id);
         }
@@ -191,6 +211,17 @@ impl Core {
         for id in decision.retire {
             self.retire_allocation(id, out);
         }
+    }
+
+    /// Whether there are allocations of older epochs whose state isn't known: nothing is given up or asked for on a
+    /// guess.
+    fn waits_for_first_answer(&mut self, out: &mut Vec<Action>) -> bool {
+        let waits = self.allocations.list.values().any(|a| is_open(a) && a.unseen)
+            && self.now.since(self.started) < MAX_UNSEEN;
+        if waits && !std::mem::replace(&mut self.allocations.asked, true) {
+            out.push(Action::Poll);
+        }
+        waits
     }
 
     fn open_allocations(&self) -> Vec<Open> {
@@ -215,7 +246,7 @@ impl Core {
         out.push(Action::Submit { allocation: id, after });
     }
 
-    pub(super) fn take_intent(&mut self, id: AllocationId) {
+    fn take_intent(&mut self, id: AllocationId) {
         self.allocations.set_next(id.0 + 1);
         let allocation = Allocation {
             state: AllocationStateName::Submitting,
@@ -230,12 +261,23 @@ impl Core {
             absent_polls: 0,
             had_worker: false,
             confirmed_over: false,
+            unseen: false,
             given_up: false,
         };
         self.allocations.list.insert(id, allocation);
     }
 
-    fn give_up_allocation(&mut self, id: AllocationId) {
+    /// An older epoch asked for it.
+    pub(super) fn inherit_allocation(&mut self, id: AllocationId) {
+        self.take_intent(id);
+        if let Some(allocation) = self.allocations.list.get_mut(&id) {
+            allocation.unseen = true;
+            // If it ends now, that says nothing about how the next one will start.
+            allocation.had_worker = true;
+        }
+    }
+
+    pub(super) fn give_up_allocation(&mut self, id: AllocationId) {
         if let Some(allocation) = self.allocations.list.get_mut(&id) {
             allocation.given_up = true;
         }
@@ -268,16 +310,21 @@ impl Core {
             self.allocations.list.iter().filter(|(id, a)| done(id, a)).map(|(id, _)| *id).collect();
         if !done.is_empty() {
             for id in &done {
-                self.allocations.end(*id, AllocationStateName::Ended);
+                self.end_allocation(*id, AllocationStateName::Ended, out);
             }
             out.push(Action::CancelAllocations(done));
         }
     }
 
-    pub(super) fn on_submitted(&mut self, id: AllocationId, outcome: SubmitOutcome) {
+    fn end_allocation(&mut self, id: AllocationId, state: AllocationStateName, out: &mut Vec<Action>) {
+        self.persist(Record::AllocationOver { allocation: id }, out);
+        self.allocations.end(id, state);
+    }
+
+    pub(super) fn on_submitted(&mut self, id: AllocationId, outcome: SubmitOutcome, out: &mut Vec<Action>) {
         let now = self.now;
         let a = &mut self.allocations;
-        let Some(allocation) = a.list.get_mut(&id) else { return };
+        let Some(allocation) = a.list.get_mut(&id).filter(|a| is_open(a)) else { return };
         match outcome {
             SubmitOutcome::Accepted { job } => {
                 a.changed = true;
@@ -290,10 +337,10 @@ impl Core {
             SubmitOutcome::Refused { words, fatal, exit_code } => {
                 allocation.exit_code = exit_code;
                 allocation.reason.clone_from(&words);
-                a.end(id, AllocationStateName::Refused);
                 a.trouble = words;
                 a.stopped |= fatal;
                 a.back_off(now);
+                self.end_allocation(id, AllocationStateName::Refused, out);
             }
             SubmitOutcome::Ambiguous { words } => {
                 // It stays open: the next answers of the batch system tell whether it is there.
@@ -319,6 +366,7 @@ impl Core {
         if !self.allocations.stopped {
             self.allocations.trouble.clear();
         }
+        let mut cancelled_in_vain = Vec::new();
         for (id, job, status) in statuses {
             let has_worker = self.connected_of(id) > 0;
             let Some(allocation) = self.allocations.list.get_mut(&id).filter(|a| is_open(a)) else {
@@ -327,12 +375,16 @@ impl Core {
             if !job.is_empty() {
                 allocation.job = job;
             }
+            allocation.unseen = false;
             match status {
                 AllocationStatus::Pending { reason, words, start_estimate_unix, never } => {
                     allocation.absent_polls = 0;
                     allocation.state = AllocationStateName::Pending;
                     (allocation.reason, allocation.words) = (reason, words);
                     (allocation.start_estimate_unix, allocation.never) = (start_estimate_unix, never);
+                    if allocation.given_up {
+                        cancelled_in_vain.push(id);
+                    }
                 }
                 AllocationStatus::Running { nodes, .. } => {
                     allocation.absent_polls = 0;
@@ -341,7 +393,7 @@ impl Core {
                     allocation.nodes = nodes;
                 }
                 AllocationStatus::Ended { words, confirmed } => {
-                    self.on_allocation_ended(id, &words, confirmed, out)
+                    self.on_allocation_ended(id, &words, confirmed, out);
                 }
                 // Its worker says more than the queue's silence.
                 AllocationStatus::Absent if has_worker => allocation.absent_polls = 0,
@@ -358,6 +410,9 @@ impl Core {
                 }
             }
         }
+        if !cancelled_in_vain.is_empty() {
+            out.push(Action::CancelAllocations(cancelled_in_vain));
+        }
     }
 
     /// The batch system counts it as over. A worker that is still connected, say on a node that was given up,
@@ -368,7 +423,7 @@ impl Core {
         allocation.reason = words.to_owned();
         allocation.confirmed_over = confirmed;
         let failed_start = !allocation.had_worker && !allocation.given_up;
-        self.allocations.end(id, AllocationStateName::Ended);
+        self.end_allocation(id, AllocationStateName::Ended, out);
         if failed_start {
             self.on_failed_start(words);
         }
@@ -402,8 +457,11 @@ impl Core {
         if let Some(allocation) = a.list.get_mut(&id) {
             a.changed = true;
             allocation.had_worker = true;
+            allocation.unseen = false;
             allocation.absent_polls = 0;
-            if is_open(allocation) {
+            // It counts again, if the batch system had lost sight of it.
+            if is_open(allocation) || !allocation.given_up {
+                a.ended.retain(|ended| *ended != id);
                 allocation.state = AllocationStateName::Running;
             }
             a.failed_starts = 0;
@@ -446,5 +504,170 @@ impl Core {
     fn connected_of(&self, id: AllocationId) -> u32 {
         let workers = self.workers.of_allocation(id);
         workers.iter().filter(|w| self.workers.get(**w).is_some_and(|w| w.peer().is_some())).count() as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{FromWorker, Registration, WorkerId};
+    use crate::scheduler::core::CoreConfig;
+    use crate::scheduler::event::{Event, PeerId};
+
+    const POLL: Duration = Duration::from_secs(30);
+
+    fn core(target: u32) -> Core {
+        let mut core = Core::new(CoreConfig::default(), Time::default());
+        core.set_target(target);
+        core
+    }
+
+    fn handle(core: &mut Core, now: Time, event: Event) -> Vec<Action> {
+        let mut out = Vec::new();
+        core.handle(now, event, &mut out);
+        core.settle_down(now, &mut out);
+        core.check();
+        out
+    }
+
+    fn submits(out: &[Action]) -> Vec<u32> {
+        let submit = |action: &Action| match action {
+            Action::Submit { allocation, .. } => Some(allocation.0),
+            _ => None,
+        };
+        out.iter().filter_map(submit).collect()
+    }
+
+    fn submitted(id: u32, outcome: SubmitOutcome) -> Event {
+        Event::Submitted { allocation: AllocationId(id), outcome }
+    }
+
+    fn accepted(id: u32) -> Event {
+        submitted(id, SubmitOutcome::Accepted { job: format!("{id}") })
+    }
+
+    fn polled(id: u32, status: AllocationStatus) -> Event {
+        Event::Polled(vec![(AllocationId(id), format!("{id}"), status)])
+    }
+
+    fn over(confirmed: bool) -> AllocationStatus {
+        AllocationStatus::Ended { words: "over".into(), confirmed }
+    }
+
+    fn register(peer: u64, allocation: u32, incarnation: u64) -> Event {
+        let registration = Registration {
+            id: WorkerId { name: format!("w{allocation}"), incarnation },
+            allocation: AllocationId(allocation),
+            host: String::new(),
+            pid: 1,
+            addresses: Vec::new(),
+            cores: 1,
+            memory: 0,
+            named: Vec::new(),
+            deadline_unix: 0,
+            holds: Vec::new(),
+            runs: Vec::new(),
+            completions: Vec::new(),
+        };
+        Event::FromWorker { peer: PeerId(peer), message: FromWorker::Register(Box::new(registration)) }
+    }
+
+    fn told_to_leave(out: &[Action]) -> bool {
+        let leave = |action: &Action| {
+            matches!(action, Action::ToWorker { message: ToWorker::Leave { now: false, .. }, .. })
+        };
+        out.iter().any(leave)
+    }
+
+    fn refused(out: &[Action]) -> bool {
+        out.iter().any(|a| matches!(a, Action::ToWorker { message: ToWorker::Refused { .. }, .. }))
+    }
+
+    #[test]
+    fn a_worker_on_a_node_that_was_given_up_finishes_and_leaves_and_another_is_asked_for() {
+        let mut core = core(1);
+        assert_eq!(submits(&handle(&mut core, Time::default(), Event::Tick)), [1]);
+        handle(&mut core, Time::from_secs(1), accepted(1));
+        handle(&mut core, Time::from_secs(2), register(1, 1, 1));
+        let out = handle(&mut core, Time::from_secs(3), polled(1, over(false)));
+        assert!(told_to_leave(&out));
+        assert_eq!(submits(&out), [2]);
+        // Its link breaks, and it comes back: it may not have heard.
+        handle(&mut core, Time::from_secs(4), Event::PeerLost { peer: PeerId(1), reason: "cut".into() });
+        assert!(told_to_leave(&handle(&mut core, Time::from_secs(5), register(2, 1, 1))));
+        // Another life of it isn't wanted.
+        assert!(refused(&handle(&mut core, Time::from_secs(6), register(3, 1, 2))));
+    }
+
+    #[test]
+    fn a_link_that_breaks_after_the_job_is_over_leaves_no_doubt() {
+        for (confirmed, departed) in [(true, true), (false, false)] {
+            let mut core = core(1);
+            handle(&mut core, Time::default(), Event::Tick);
+            handle(&mut core, Time::from_secs(1), accepted(1));
+            handle(&mut core, Time::from_secs(2), register(1, 1, 1));
+            handle(&mut core, Time::from_secs(3), polled(1, over(confirmed)));
+            let lost = Event::PeerLost { peer: PeerId(1), reason: "cut".into() };
+            handle(&mut core, Time::from_secs(4), lost);
+            assert_eq!(core.workers.of_allocation(AllocationId(1)).is_empty(), departed);
+        }
+    }
+
+    #[test]
+    fn failures_of_one_round_are_one_step_back() {
+        let mut core = core(4);
+        handle(&mut core, Time::default(), Event::Tick);
+        for id in 1..=4 {
+            let words = "the controller is dead".to_owned();
+            let outcome = SubmitOutcome::Refused { words, fatal: false, exit_code: 75 };
+            handle(&mut core, Time::from_secs(1), submitted(id, outcome));
+        }
+        let again = Time::from_secs(1).plus(FIRST_BACKOFF);
+        assert_eq!(core.deadline(), Some(again));
+        assert_eq!(submits(&handle(&mut core, again, Event::Tick)), [5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn a_submit_without_an_answer_is_waited_for_and_then_not_wanted() {
+        let mut core = core(1);
+        handle(&mut core, Time::default(), Event::Tick);
+        handle(
+            &mut core,
+            Time::from_secs(10),
+            submitted(1, SubmitOutcome::Ambiguous { words: "late".into() }),
+        );
+        let nothing = || Event::Polled(vec![(AllocationId(1), String::new(), AllocationStatus::Absent)]);
+        let mut now = Time::from_secs(10);
+        while now.plus(POLL) < Time::default().plus(AMBIGUOUS_FOR) {
+            now = now.plus(POLL);
+            assert_eq!(submits(&handle(&mut core, now, nothing())), [0; 0], "it may still come");
+        }
+        now = now.plus(POLL);
+        let out = handle(&mut core, now, nothing());
+        assert!(out.contains(&Action::CancelAllocations(vec![AllocationId(1)])), "{out:?}");
+        now = core.allocations.backoff_until;
+        assert_eq!(submits(&handle(&mut core, now, Event::Tick)), [2]);
+        assert!(refused(&handle(&mut core, now, register(1, 1, 1))), "too late");
+        assert_eq!(core.status().polls, 20);
+    }
+
+    #[test]
+    fn a_worker_says_more_than_the_silence_of_the_queue() {
+        let mut core = core(1);
+        handle(&mut core, Time::default(), Event::Tick);
+        handle(&mut core, Time::from_secs(1), accepted(1));
+        handle(&mut core, Time::from_secs(2), register(1, 1, 1));
+        for poll in 1..10 {
+            let now = Time::from_secs(2).plus(POLL * poll);
+            handle(
+                &mut core,
+                now,
+                Event::FromWorker {
+                    peer: PeerId(1),
+                    message: FromWorker::Heartbeat { memory: 0, running: 0 },
+                },
+            );
+            assert_eq!(submits(&handle(&mut core, now, polled(1, AllocationStatus::Absent))), [0; 0]);
+        }
     }
 }

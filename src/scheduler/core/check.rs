@@ -48,6 +48,9 @@ impl Core {
             let name = &worker.registration.id.name;
             assert_eq!(worker.assigned, assigned.remove(&index).unwrap_or_default(), "assigned to {name}");
             assert_eq!(worker.holds, holds.remove(&index).unwrap_or_default(), "held by {name}");
+            let takes = worker.peer().is_some() && !worker.leaving;
+            let listed = self.workers.by_load.iter().filter(|(_, listed)| *listed == index).count();
+            assert_eq!(listed, usize::from(takes), "{name} in the order of load");
         }
         assert!(assigned.is_empty() && holds.is_empty(), "tasks on workers that aren't known");
     }
@@ -61,14 +64,20 @@ impl Core {
         };
         match state {
             TaskState::Waiting { missing: counted } => {
-                assert_eq!(counted as usize, missing(), "{task} waits")
+                let states: Vec<_> = dependencies.iter().map(|d| (*d, self.state(*d))).collect();
+                assert_eq!(counted as usize, missing(), "{task} waits for {states:?}")
             }
             TaskState::Ready => assert_eq!(missing(), 0, "{task} is ready"),
-            TaskState::Accepted { .. } => {
+            TaskState::Accepted { worker } => {
                 assert!(
                     self.graphs[&task.graph].accepted.contains_key(&task.index),
                     "{task}: outputs of an acceptance"
                 );
+                let is_in_hands = match worker {
+                    Some(worker) => self.workers.get(worker).is_some_and(|w| w.peer().is_some()),
+                    None => self.unplaced_outputs.contains(&task),
+                };
+                assert!(is_in_hands, "{task}: nobody brings its outputs to their place");
             }
             TaskState::Erred => assert!(self.error(task).is_some(), "{task}: an error without its reason"),
             _ => {}

@@ -57,7 +57,7 @@ impl Clients {
 pub(super) struct GoingDown {
     call: (PeerId, u64),
     until: Time,
-    left: bool,
+    pub left: bool,
 }
 
 impl GoingDown {
@@ -98,6 +98,11 @@ impl Core {
 
     fn note_stream(&mut self, peer: PeerId, reply: &Reply, last: bool) {
         let Reply::Submitted { graph, .. } = reply else { return };
+        // It streams here now, whatever becomes of an older link.
+        for streams in self.clients.streams.values_mut() {
+            streams.remove(graph);
+        }
+        self.broken_streams.remove(graph);
         let streams = self.clients.streams.entry(peer).or_default();
         if last {
             streams.remove(graph);
@@ -187,16 +192,14 @@ impl Core {
     pub(super) fn tell_clients(&mut self, out: &mut Vec<Action>) {
         let after = self.everything_so_far();
         for call in std::mem::take(&mut self.clients.touched) {
+            self.watch_unsettled_again(call);
             let Some(waiter) = self.clients.waiters.get(&call) else { continue };
             let settled = |id: &GraphId| self.graphs.get(id).is_none_or(|g| g.is_settled());
             if waiter.open_tasks == 0 && waiter.graphs.iter().all(settled) {
                 let reply =
                     Reply::Settled { counts: self.waited_counts(waiter), failures: self.failures(waiter) };
-                out.push(Action::ToClient {
-                    peer: call.peer,
-                    message: ToClient { call: call.call, reply },
-                    after,
-                });
+                let message = ToClient { call: call.call, reply };
+                out.push(Action::ToClient { peer: call.peer, message, after });
                 self.remove_waiter(call);
             }
         }
@@ -207,6 +210,19 @@ impl Core {
                 let message = ToClient { call: call.call, reply };
                 out.push(Action::ToClient { peer: call.peer, message, after: None });
             }
+        }
+    }
+
+    /// A task that was settled may be made again, because its value was lost: whoever waits for it, waits again.
+    fn watch_unsettled_again(&mut self, call: Call) {
+        let Some(waiter) = self.clients.waiters.get(&call).filter(|w| w.open_tasks == 0) else { return };
+        let open = |task: &&TaskId| self.state(**task).is_some_and(|state| !state.is_settled());
+        let open: Vec<TaskId> = waiter.tasks.iter().filter(open).copied().collect();
+        for task in &open {
+            self.clients.by_task.entry(*task).or_default().push(call);
+        }
+        if let Some(waiter) = self.clients.waiters.get_mut(&call) {
+            waiter.open_tasks = open.len();
         }
     }
 

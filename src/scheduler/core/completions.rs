@@ -21,10 +21,13 @@ impl Core {
             && self.execution(execution.task) == Some(execution)
     }
 
-    /// Takes over an execution of an older epoch that a worker still runs, if the task isn't running elsewhere.
+    /// Takes over an execution of an older epoch that a worker still runs, if the task isn't running elsewhere, and
+    /// nothing is known of the execution: what was journalled of its end must not count twice.
     pub(super) fn adopt(&mut self, execution: Execution, worker: WorkerIndex) -> bool {
         let free = matches!(self.state(execution.task), Some(TaskState::Ready | TaskState::Waiting { .. }));
-        if !free || execution.epoch >= self.config.epoch {
+        let last = self.execution(execution.task).map(|last| (last.epoch, last.attempt));
+        let is_news = last < Some((execution.epoch, execution.attempt));
+        if !free || !is_news || execution.epoch >= self.config.epoch {
             return false;
         }
         self.update(execution.task, |record| {
@@ -47,7 +50,6 @@ impl Core {
             worker.finished += 1;
         }
         let micros = u32::try_from(nanos / 1000).unwrap_or(u32::MAX).max(1);
-        self.update(task, |record| record.micros = micros);
         match outcome {
             Outcome::Held { nbytes } => {
                 self.learn_duration(task, micros);
@@ -67,7 +69,11 @@ impl Core {
             }
             Outcome::Erred { error, result } => self.retry_or_fail(task, error, result),
             Outcome::InputsMissing(missing) => self.on_inputs_missing(worker, task, &missing),
-            Outcome::Cancelled => self.run_again(task),
+            Outcome::Cancelled => {
+                // It takes nothing any more: it is leaving.
+                self.workers.set_leaving(worker);
+                self.run_again(task);
+            }
         }
         self.outbox.acknowledge(worker, execution);
     }
@@ -183,10 +189,9 @@ impl Core {
     /// A worker holds a value that it didn't report as the result of an assigned execution.
     pub(super) fn on_replica(&mut self, worker: WorkerIndex, holding: Holding) {
         let task = holding.task;
-        let needed = self.record(task).is_some_and(|r| r.needed_by > 0 || r.wanted);
         match self.state(task) {
             Some(TaskState::Held { worker: first }) if first == worker => {}
-            Some(TaskState::Held { .. }) if needed => {
+            Some(TaskState::Held { .. }) => {
                 if let Some(graph) = self.graphs.get_mut(&task.graph) {
                     let replicas = graph.replicas.entry(task.index).or_default();
                     if !replicas.contains(&worker) {
@@ -196,9 +201,14 @@ impl Core {
                 self.workers.add_holding(worker, task);
             }
             // Its only holder was lost, and comes back before the value is made again.
-            Some(TaskState::Ready | TaskState::Waiting { .. }) if needed && self.was_finished(task) => {
+            Some(TaskState::Ready | TaskState::Waiting { .. }) if self.was_finished(task) => {
                 self.update(task, |record| record.nbytes = holding.nbytes);
                 self.finish(task, TaskState::Held { worker });
+            }
+            // The completion that made it superfluous may not be durable yet: it goes in the ordinary way.
+            Some(TaskState::Released) => {
+                self.set_state(task, TaskState::Held { worker });
+                self.release_when_durable(task);
             }
             _ => self.outbox.free(worker, task),
         }
@@ -234,12 +244,14 @@ impl Core {
         }
     }
 
+    /// It ended well after so long.
     fn learn_duration(&mut self, task: TaskId, micros: u32) {
         let Some(family) = self.graphs.get(&task.graph).map(|g| g.op_entry(task.index).family) else {
             return;
         };
+        self.update(task, |record| record.micros = micros);
         let mean = &mut self.families[family as usize].mean_micros;
-        let micros = f64::from(micros.max(1));
+        let micros = f64::from(micros);
         *mean = if *mean == 0.0 { micros } else { *mean + DURATION_WEIGHT * (micros - *mean) };
     }
 }

@@ -5,6 +5,7 @@ use super::fast::FastMap;
 use super::task::{NONE, TaskRecord, TaskState};
 use crate::graph::{Columns, GraphId, Op, TaskId};
 use crate::protocol::{Counts, GraphOptions, RequestId, StoredValue, TaskError, TaskStateName, WorkerIndex};
+use crate::scheduler::event::JournalSeq;
 use std::sync::Arc;
 
 /// An operation, with what the scheduler looks up at every task of it.
@@ -25,6 +26,8 @@ pub struct GraphState {
     pub parts: u32,
     /// Whether the last part came (or its stream broke off for good).
     pub sealed: bool,
+    /// First tasks of the newest parts and their records, those that may not be durable yet among them.
+    recent_parts: Vec<(u32, JournalSeq)>,
     /// Whether it was settled once, and is in the queue of those that may be forgotten.
     pub in_history: bool,
     pub ops: Vec<OpEntry>,
@@ -59,6 +62,7 @@ impl GraphState {
             options,
             parts: 0,
             sealed: false,
+            recent_parts: Vec::new(),
             in_history: false,
             ops: Vec::new(),
             tasks: Vec::new(),
@@ -122,6 +126,17 @@ impl GraphState {
             }
         }
         first
+    }
+
+    /// The part that begins with task `first` is this record; older ones up to `durable` need no memory.
+    pub fn note_part(&mut self, first: u32, seq: JournalSeq, durable: JournalSeq) {
+        self.recent_parts.retain(|(_, seq)| *seq > durable);
+        self.recent_parts.push((first, seq));
+    }
+
+    /// The record that brought the task, if it is one of the newest.
+    pub fn part_of(&self, index: u32) -> Option<JournalSeq> {
+        self.recent_parts.iter().rev().find(|(first, _)| *first <= index).map(|(_, seq)| *seq)
     }
 
     fn edges(&self, index: u32) -> std::ops::Range<usize> {

@@ -1,5 +1,6 @@
 //! Graphs in: parts of a stream become records, each exactly once; and out: settled ones are forgotten in time.
 
+use super::states::first_line;
 use super::task::TaskState;
 use super::{Class, Core, Family, GraphState};
 use crate::graph::{Columns, GraphId, Key, Op, Resources, TaskId};
@@ -57,8 +58,12 @@ impl Core {
         let Part { request, part, last, columns, options } = part;
         let record =
             Record::Part { graph, request, part, last, columns: columns.clone(), options: options.clone() };
-        self.persist(record, out);
-        self.take_part(graph, Part { request, part, last, columns, options })
+        let seq = self.persist(record, out);
+        let reply = self.take_part(graph, Part { request, part, last, columns, options });
+        if let (Reply::Submitted { first, .. }, Some(graph)) = (&reply, self.graphs.get_mut(&graph)) {
+            graph.note_part(*first, seq, self.durable);
+        }
+        reply
     }
 
     fn repeated_submit(&self, part: &Part) -> Option<Reply> {
@@ -124,8 +129,12 @@ impl Core {
         for (index, name) in &columns.names {
             self.names.insert(name.clone(), TaskId { graph: id, index: *index });
         }
+        // All are known before any gets its state: what happens to one may reach those that depend on it.
         for index in first..first + tasks {
             self.introduce_task(TaskId { graph: id, index });
+        }
+        for index in first..first + tasks {
+            self.set_out(TaskId { graph: id, index });
         }
         let answered =
             self.requests.entry(request).or_insert(Answered::Graph { graph: id, parts: Vec::new() });
@@ -136,9 +145,16 @@ impl Core {
         Reply::Submitted { graph: id, first, tasks }
     }
 
+    /// The task is counted, and noted with those that it depends on.
     fn introduce_task(&mut self, task: TaskId) {
+        // A literal depends on nothing, whatever its columns say.
+        if matches!(self.graphs[&task.graph].op_entry(task.index).op, Op::Data) {
+            self.introduce(task, TaskState::Stored);
+            self.on_settled(task);
+            return;
+        }
+        self.introduce(task, TaskState::Waiting { missing: 0 });
         let consumes = self.consumes_values(task);
-        let (mut missing, mut failed, mut gone) = (0, None, Vec::new());
         for dependency in self.dependencies(task) {
             if dependency.graph != task.graph
                 && let Some(graph) = self.graphs.get_mut(&dependency.graph)
@@ -148,30 +164,30 @@ impl Core {
             if consumes {
                 self.update(dependency, |record| record.needed_by += 1);
             }
-            match self.state(dependency) {
-                Some(state) if self.input_is_there(task, state) => {}
-                Some(TaskState::Released) => gone.push(dependency),
-                Some(state) if !state.is_settled() => missing += 1,
-                _ => failed = Some(dependency),
-            }
         }
-        let is_data = matches!(self.graphs[&task.graph].op_entry(task.index).op, Op::Data);
-        if is_data {
-            self.introduce(task, TaskState::Stored);
-            self.on_settled(task);
+    }
+
+    /// The state that a new task begins in, by what it depends on.
+    fn set_out(&mut self, task: TaskId) {
+        // One before it failed and took it along, or it is a literal.
+        if self.state(task).is_none_or(|state| state.is_settled()) {
             return;
         }
-        let ready = missing == 0 && gone.is_empty() && failed.is_none();
-        self.introduce(task, if ready { TaskState::Ready } else { TaskState::Waiting { missing } });
-        if let Some(dependency) = failed {
-            let kind = crate::protocol::ErrorKind::Dependency;
-            let name = self.display_name(dependency);
-            self.fail(
-                task,
-                crate::protocol::TaskError { kind, message: format!("{name}, which it depends on, failed") },
-            );
-        } else if !gone.is_empty() {
-            self.run_again(task);
+        let failed = |state| matches!(state, Some(TaskState::Erred | TaskState::Cancelled) | None);
+        let failed = self.dependencies(task).into_iter().find(|dependency| failed(self.state(*dependency)));
+        match failed {
+            Some(dependency) => {
+                let kind = crate::protocol::ErrorKind::Dependency;
+                let name = self.display_name(dependency);
+                let message = match self.error(dependency) {
+                    Some(error) => {
+                        format!("{name}, which it depends on, failed: {}", first_line(&error.message))
+                    }
+                    None => format!("{name}, which it depends on, was cancelled"),
+                };
+                self.fail(task, crate::protocol::TaskError { kind, message });
+            }
+            None => self.run_again(task),
         }
     }
 
@@ -238,7 +254,8 @@ impl Core {
             let Some(id) = self.settled_graphs.pop_front() else { return };
             let Some(graph) = self.graphs.get(&id) else { continue };
             let needed = graph.tasks.iter().any(|record| record.needed_by > 0);
-            if graph.is_settled() && !needed && !self.clients.watches(id) {
+            let free = !needed && !self.is_depended_on(graph) && !self.clients.watches(id);
+            if graph.is_settled() && free {
                 self.settled_tasks = self.settled_tasks.saturating_sub(graph.tasks.len() as u64);
                 self.persist(Record::Forgotten { graph: id }, out);
                 self.forget(id);
@@ -248,14 +265,26 @@ impl Core {
         }
     }
 
+    /// Whether later graphs lean on this one: commands that come after it, kernels that would be made again from it.
+    fn is_depended_on(&self, graph: &GraphState) -> bool {
+        let leans = |task: &TaskId| {
+            self.state(*task).is_some_and(|state| !state.is_settled() || self.consumes_values(*task))
+        };
+        graph.outside_dependents.values().flatten().any(leans)
+    }
+
     pub(super) fn forget(&mut self, id: GraphId) {
         let Some(graph) = self.graphs.get(&id) else { return };
-        let held = |index: &u32| matches!(graph.tasks[*index as usize].state, TaskState::Held { .. });
-        let held: Vec<u32> = (0..graph.tasks.len() as u32).filter(held).collect();
-        for index in held {
-            let task = TaskId { graph: id, index };
-            self.update(task, |record| record.wanted = false);
-            self.release(task);
+        let tasks: Vec<(TaskId, TaskState)> = (0..graph.tasks.len() as u32)
+            .map(|index| (graph.task_id(index), graph.tasks[index as usize].state))
+            .collect();
+        for (task, state) in tasks {
+            if let TaskState::Held { worker } = state {
+                for holder in self.holders(task, worker) {
+                    self.outbox.free_forgotten(holder, task);
+                }
+                self.set_state(task, TaskState::Released);
+            }
         }
         let Some(graph) = self.graphs.remove(&id) else { return };
         for record in &graph.tasks {

@@ -10,12 +10,16 @@ mod completions;
 mod fast;
 mod graphs;
 mod ingest;
+#[cfg(any(test, feature = "sim"))]
+mod inspect;
 mod outbox;
 mod placing;
 mod replay;
 mod reports;
 mod states;
 mod task;
+#[cfg(test)]
+mod tests;
 mod workers;
 
 use super::event::{Action, Event, JournalSeq, PeerId, Time};
@@ -124,12 +128,18 @@ pub struct Core {
     unplaced_outputs: Vec<TaskId>,
     /// Values that nobody needs once this record is durable.
     releasable: VecDeque<(JournalSeq, TaskId)>,
+    /// The last entry of each task in there: an older one may be of a time before the value was needed again.
+    release_after: FastMap<TaskId, JournalSeq>,
     /// The number that the next record gets.
     next_seq: JournalSeq,
+    /// Everything up to this record is on disk.
+    durable: JournalSeq,
     fates: Vec<(Execution, Fate)>,
     outbox: Outbox,
     next_sweep: Time,
     going_down: Option<clients::GoingDown>,
+    /// Records are being folded: values count as there until all of them are read.
+    replaying: bool,
 }
 
 impl Core {
@@ -153,11 +163,14 @@ impl Core {
             allocations: Allocations::starting_at(config.first_allocation),
             unplaced_outputs: Vec::new(),
             releasable: VecDeque::new(),
+            release_after: FastMap::default(),
             next_seq: config.first_record,
+            durable: JournalSeq(config.first_record.0 - 1),
             fates: Vec::new(),
             outbox: Outbox::default(),
             next_sweep: now,
             going_down: None,
+            replaying: false,
             config,
         }
     }
@@ -170,7 +183,7 @@ impl Core {
             Event::FromClient { peer, message } => self.on_client_message(peer, message, out),
             Event::PeerLost { peer, reason } => self.on_peer_lost(peer, &reason, out),
             Event::Durable(seq) => self.on_durable(seq),
-            Event::Submitted { allocation, outcome } => self.on_submitted(allocation, outcome),
+            Event::Submitted { allocation, outcome } => self.on_submitted(allocation, outcome, out),
             Event::Polled(statuses) => self.on_polled(statuses, out),
             Event::PollFailed { words } => self.on_poll_failed(words),
             Event::Tick => {}
@@ -200,7 +213,8 @@ impl Core {
         [
             sweep,
             self.clients.deadline(),
-            self.allocations.deadline(),
+            // Nothing more is asked for at the end.
+            self.allocations.deadline().filter(|_| self.going_down.is_none()),
             self.going_down.as_ref().map(|d| d.deadline()),
         ]
         .into_iter()
@@ -216,11 +230,15 @@ impl Core {
     }
 
     fn on_durable(&mut self, seq: JournalSeq) {
+        self.durable = seq;
         while let Some((needed, task)) = self.releasable.front().copied()
             && needed <= seq
         {
             self.releasable.pop_front();
-            self.release(task);
+            if self.release_after.get(&task) == Some(&needed) {
+                self.release_after.remove(&task);
+                self.release(task);
+            }
         }
     }
 

@@ -17,7 +17,7 @@ pub(super) struct Outbox {
 struct Letter {
     ops: Vec<(GraphId, u32, Op)>,
     peers: Vec<(WorkerIndex, Vec<String>)>,
-    /// Kernels may be sent at once.
+    /// Kernels may be sent at once, if their graph is durable.
     kernels: Vec<Assignment>,
     /// Commands leave once it is durable that this worker may run them.
     commands: Vec<Assignment>,
@@ -26,6 +26,8 @@ struct Letter {
     discard: Vec<PendingOutput>,
     cancel: Vec<Execution>,
     free: Vec<TaskId>,
+    /// Of forgotten graphs: they go once it is durable that nobody will name them.
+    free_forgotten: Vec<TaskId>,
 }
 
 impl Outbox {
@@ -66,6 +68,15 @@ impl Outbox {
         self.letter(worker).free.push(task);
     }
 
+    pub fn free_forgotten(&mut self, worker: WorkerIndex, task: TaskId) {
+        self.letter(worker).free_forgotten.push(task);
+    }
+
+    /// What was gathered for a worker that registers anew: it is settled again.
+    pub fn drop_letter(&mut self, worker: WorkerIndex) {
+        self.letters.remove(&worker);
+    }
+
     pub fn forget(&mut self, graph: GraphId) {
         self.forgotten.push(graph);
     }
@@ -81,10 +92,11 @@ impl Core {
             self.flush_letter(index, peer, letter, out);
         }
         if !forgotten.is_empty() {
+            let after = self.everything_so_far();
             let peers: Vec<PeerId> = self.workers.iter().filter_map(|(_, w)| w.peer()).collect();
             for peer in peers {
                 for graph in &forgotten {
-                    out.push(Action::ToWorker { peer, message: ToWorker::ForgetGraph(*graph), after: None });
+                    out.push(Action::ToWorker { peer, message: ToWorker::ForgetGraph(*graph), after });
                 }
             }
         }
@@ -97,14 +109,24 @@ impl Core {
         if !letter.free.is_empty() {
             send(ToWorker::Free(letter.free), None);
         }
+        if !letter.free_forgotten.is_empty() {
+            send(ToWorker::Free(letter.free_forgotten), so_far);
+        }
         for (graph, ops) in by_graph(letter.ops) {
             send(ToWorker::Ops { graph, ops }, None);
         }
         if !letter.peers.is_empty() {
             send(ToWorker::Peers(letter.peers), None);
         }
-        if !letter.kernels.is_empty() {
-            send(ToWorker::Compute(letter.kernels), None);
+        // After a restart the number of a graph that was lost may go to another: nobody must have heard of it then.
+        let part = |a: &Assignment| self.graphs.get(&a.execution.task.graph)?.part_of(a.execution.task.index);
+        let is_early = |a: &Assignment| part(a).is_some_and(|seq| seq > self.durable);
+        let (early, kernels): (Vec<_>, Vec<_>) = letter.kernels.into_iter().partition(is_early);
+        if !kernels.is_empty() {
+            send(ToWorker::Compute(kernels), None);
+        }
+        if let Some(seq) = early.iter().filter_map(part).max() {
+            send(ToWorker::Compute(early), Some(seq));
         }
         if !letter.acknowledge.is_empty() {
             send(ToWorker::Acknowledge { executions: letter.acknowledge }, so_far);

@@ -91,7 +91,8 @@ impl Core {
     fn assign(&mut self, task: TaskId, worker: WorkerIndex) {
         let epoch = self.config.epoch;
         self.update(task, |record| {
-            record.attempt += 1;
+            // A worker's word may have set it: no number of its choice may end this process.
+            record.attempt = record.attempt.wrapping_add(1);
             record.epoch = epoch;
         });
         self.set_state(task, TaskState::Assigned { worker });

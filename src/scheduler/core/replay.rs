@@ -8,7 +8,7 @@ use super::task::TaskState;
 use super::workers::Presence;
 use super::{Core, CoreConfig, RECOVERY_MARGIN};
 use crate::graph::TaskId;
-use crate::protocol::{Execution, Registration, WorkerId, WorkerIndex};
+use crate::protocol::{AllocationStateName, Execution, Registration, WorkerId, WorkerIndex};
 use crate::scheduler::event::{JournalSeq, Time};
 use crate::scheduler::record::{Fate, Record};
 
@@ -21,13 +21,19 @@ impl Core {
         last: JournalSeq,
     ) -> Core {
         let mut core = Core::new(config, now);
+        core.replaying = true;
         for record in records {
             core.apply(record);
         }
+        core.replaying = false;
         core.next_seq = JournalSeq(last.0 + 1);
+        core.durable = last;
         core.fates.clear();
         core.outbox = super::Outbox::default();
         core.lose_unreported_values();
+        // Whoever streamed has to come again.
+        let open: Vec<_> = core.graphs.values().filter(|graph| !graph.sealed).map(|graph| graph.id).collect();
+        open.into_iter().for_each(|graph| core.stream_broke(graph));
         core
     }
 
@@ -43,9 +49,18 @@ impl Core {
                     self.replay_fate(execution, fate);
                 }
             }
-            Record::Cancelled { request, tasks } => drop(self.take_cancel(request, &tasks)),
+            Record::Cancelled { request, tasks } => {
+                tasks.iter().for_each(|task| self.lose_again(*task));
+                self.take_cancel(request, &tasks);
+            }
             Record::Target { request, workers } => self.take_target(request, workers),
-            Record::Intent { allocation } => self.take_intent(allocation),
+            Record::Intent { allocation } => self.inherit_allocation(allocation),
+            Record::GivenUp { allocations } => {
+                allocations.into_iter().for_each(|id| self.give_up_allocation(id))
+            }
+            Record::AllocationOver { allocation } => {
+                self.allocations.end(allocation, AllocationStateName::Ended)
+            }
             Record::Forgotten { graph } => self.forget(graph),
         }
     }
@@ -93,6 +108,9 @@ impl Core {
 
     fn replay_fate(&mut self, execution: Execution, fate: Fate) {
         let task = execution.task;
+        if matches!(fate, Fate::Erred { .. }) {
+            self.lose_again(task);
+        }
         if self.state(task).is_none_or(|state| state.is_settled()) {
             return;
         }
@@ -133,6 +151,13 @@ impl Core {
                 self.update(task, |record| record.retries_used = record.retries_used.saturating_add(1));
                 self.run_again(task);
             }
+        }
+    }
+
+    /// The record that comes now shows that the task was unfinished again by then, because its value had been lost.
+    fn lose_again(&mut self, task: TaskId) {
+        if self.state(task) == Some(TaskState::Released) {
+            self.bring_back(task);
         }
     }
 

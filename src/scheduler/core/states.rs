@@ -29,7 +29,7 @@ impl Core {
         }
     }
 
-    /// The state that a task of a new part begins in. `needed_by` of its dependencies rises.
+    /// The state that a task of a new part begins in.
     pub(super) fn introduce(&mut self, task: TaskId, state: TaskState) {
         self.update(task, |record| record.state = state);
         self.count(task, None, state);
@@ -124,11 +124,18 @@ impl Core {
         }
     }
 
-    /// Queues a held value for release if nobody needs it: it goes once what is known now is durable.
-    fn release_when_durable(&mut self, task: TaskId) {
+    /// Releases a held value that nobody needs, once what is known now is durable.
+    pub(super) fn release_when_durable(&mut self, task: TaskId) {
         let Some(record) = self.record(task) else { return };
-        if record.needed_by == 0 && !record.wanted && matches!(record.state, TaskState::Held { .. }) {
-            self.releasable.push_back((self.next_seq, task));
+        if record.needed_by > 0 || record.wanted || !matches!(record.state, TaskState::Held { .. }) {
+            return;
+        }
+        match self.everything_so_far() {
+            Some(last) if last > self.durable => {
+                self.releasable.push_back((last, task));
+                self.release_after.insert(task, last);
+            }
+            _ => self.release(task),
         }
     }
 
@@ -247,6 +254,10 @@ impl Core {
     pub(super) fn run_again(&mut self, task: TaskId) {
         let mut stack = vec![task];
         while let Some(task) = stack.pop() {
+            // The failure of another one may have taken it along meanwhile.
+            if self.state(task).is_none_or(|state| state.is_settled()) {
+                continue;
+            }
             let mut missing = 0;
             let mut lost = None;
             for dependency in self.dependencies(task) {
@@ -273,7 +284,7 @@ impl Core {
     }
 
     /// A finished task whose value is gone is unfinished again: it needs its inputs, and dependents wait for it.
-    fn bring_back(&mut self, task: TaskId) {
+    pub(super) fn bring_back(&mut self, task: TaskId) {
         if self.consumes_values(task) {
             for dependency in self.dependencies(task) {
                 self.update(dependency, |record| record.needed_by += 1);
@@ -298,7 +309,7 @@ impl Core {
 
     /// Whether a dependency in `state` lets `task` run.
     pub(super) fn input_is_there(&self, task: TaskId, state: TaskState) -> bool {
-        if self.consumes_values(task) { state.has_value() } else { state.is_finished() }
+        if self.consumes_values(task) && !self.replaying { state.has_value() } else { state.is_finished() }
     }
 
     /// The only value of this finished task is gone. Made again if somebody needs it.

@@ -5,8 +5,8 @@ use super::fast::{FastMap, FastSet};
 use super::task::TaskState;
 use crate::graph::{GraphId, Op, Resources, TaskId};
 use crate::protocol::{
-    AllocationId, ErrorKind, FromWorker, Registration, TaskError, ToWorker, WorkerId, WorkerIndex,
-    WorkerStateName,
+    AllocationId, Completion, ErrorKind, Execution, FromWorker, Holding, Registration, TaskError, ToWorker,
+    WorkerId, WorkerIndex, WorkerStateName,
 };
 use crate::scheduler::event::{Action, PeerId, Time};
 use std::collections::{BTreeSet, HashMap};
@@ -42,6 +42,8 @@ pub(super) struct Worker {
     pub named_assigned: HashMap<String, u32>,
     pub memory_used: u64,
     pub finished: u64,
+    /// Tasks against which its loss was counted: taken back if it returns.
+    pub blamed: Vec<TaskId>,
     /// Operations that it was sent.
     pub knows_ops: FastSet<(GraphId, u32)>,
     pub knows_peers: FastSet<WorkerIndex>,
@@ -125,6 +127,7 @@ impl Workers {
             named_assigned: HashMap::new(),
             memory_used: 0,
             finished: 0,
+            blamed: Vec::new(),
             knows_ops: FastSet::default(),
             knows_peers: FastSet::default(),
         };
@@ -176,8 +179,8 @@ impl Workers {
         let load = worker.load();
         self.by_load.remove(&(load, index));
         worker.assigned.insert(task);
-        worker.cores_assigned += resources.cores;
-        worker.memory_assigned += resources.memory;
+        worker.cores_assigned = worker.cores_assigned.wrapping_add(resources.cores);
+        worker.memory_assigned = worker.memory_assigned.wrapping_add(resources.memory);
         for (name, count) in &resources.named {
             *worker.named_assigned.entry(name.clone()).or_default() += count;
         }
@@ -189,8 +192,8 @@ impl Workers {
         let load = worker.load();
         self.by_load.remove(&(load, index));
         if worker.assigned.remove(&task) {
-            worker.cores_assigned -= resources.cores;
-            worker.memory_assigned -= resources.memory;
+            worker.cores_assigned = worker.cores_assigned.wrapping_sub(resources.cores);
+            worker.memory_assigned = worker.memory_assigned.wrapping_sub(resources.memory);
             for (name, count) in &resources.named {
                 if let Some(assigned) = worker.named_assigned.get_mut(name) {
                     *assigned = assigned.saturating_sub(*count);
@@ -266,6 +269,11 @@ impl Core {
                     self.on_replica(worker, holding);
                 }
             }
+            FromWorker::ValuesLost(tasks) => {
+                for task in tasks {
+                    self.strike_off(task, worker);
+                }
+            }
             FromWorker::Placed { execution, outcome } => self.on_placed(worker, execution, outcome),
             FromWorker::Goodbye { reason } => {
                 let reason = format!("left: {reason}");
@@ -293,6 +301,8 @@ impl Core {
                 if let Some(old) = self.workers.get(index).and_then(Worker::peer) {
                     self.close(old, "the worker has connected anew", out);
                 }
+                self.outbox.drop_letter(index);
+                self.forgive(index);
                 if let Some(worker) = self.workers.get_mut(index) {
                     worker.registration = registration;
                     worker.knows_ops.clear();
@@ -316,13 +326,29 @@ impl Core {
         }
         self.on_worker_started(index);
         self.settle_registration(index, &holds, &runs, completions);
+        self.tell_to_leave_again(index, peer, out);
+    }
+
+    /// It was told before, but the message may have been lost with the link.
+    fn tell_to_leave_again(&mut self, index: WorkerIndex, peer: PeerId, out: &mut Vec<Action>) {
+        let Some(worker) = self.workers.get(index) else { return };
+        let given_up = self.allocations.is_superseded(worker.registration.allocation);
+        if let Some(now) = self.going_down.as_ref().map(|d| d.left).filter(|left| *left) {
+            let message = ToWorker::Leave { reason: "the cluster goes down".into(), now };
+            self.workers.set_leaving(index);
+            out.push(Action::ToWorker { peer, message, after: None });
+        } else if given_up || worker.leaving {
+            let message = ToWorker::Leave { reason: "scaled down".into(), now: false };
+            self.workers.set_leaving(index);
+            out.push(Action::ToWorker { peer, message, after: None });
+        }
     }
 
     fn reason_to_refuse(&self, registration: &Registration) -> Option<String> {
-        if self.going_down.is_some() {
+        let known = self.workers.by_id(&registration.id).and_then(|index| self.workers.get(index));
+        if self.going_down.is_some() && known.is_none() {
             return Some("the cluster is going down".into());
         }
-        let known = self.workers.by_id(&registration.id).and_then(|index| self.workers.get(index));
         if let Some(Worker { presence: Presence::Gone { reason }, .. }) = known {
             return Some(format!("this incarnation is over: {reason}"));
         }
@@ -336,16 +362,18 @@ impl Core {
     fn settle_registration(
         &mut self,
         index: WorkerIndex,
-        holds: &[crate::protocol::Holding],
-        runs: &[crate::protocol::Execution],
-        completions: Vec<crate::protocol::Completion>,
+        holds: &[Holding],
+        runs: &[Execution],
+        completions: Vec<Completion>,
     ) {
-        let listed: FastSet<TaskId> =
-            runs.iter().map(|e| e.task).chain(completions.iter().map(|c| c.execution.task)).collect();
+        // What the old link carried is lost: outputs that it was told to place, or said that it had placed, too.
+        self.reassign_outputs(index);
+        let listed: FastSet<Execution> =
+            runs.iter().copied().chain(completions.iter().map(|completion| completion.execution)).collect();
         let assigned: Vec<TaskId> =
             self.workers.get(index).map(|w| w.assigned.iter().copied().collect()).unwrap_or_default();
         for task in assigned {
-            if !listed.contains(&task) {
+            if !self.execution(task).is_some_and(|current| listed.contains(&current)) {
                 self.run_again(task);
             }
         }
@@ -417,6 +445,9 @@ impl Core {
         self.workers.drop_holding(index, task);
         let Some(TaskState::Held { worker: first }) = self.state(task) else { return };
         let mut others = self.holders(task, first);
+        if !others.contains(&index) {
+            return;
+        }
         others.retain(|holder| *holder != index);
         match others.first().copied() {
             None => self.lose_value(task),
@@ -433,6 +464,7 @@ impl Core {
     fn take_back(&mut self, index: WorkerIndex, reason: &str, clean: bool, which: impl Fn(&Op) -> bool) {
         let Some(worker) = self.workers.get(index) else { return };
         let name = worker.registration.id.name.clone();
+        let no_fault = clean || self.is_out_of_time(index);
         let mut tasks: Vec<TaskId> = worker.assigned.iter().copied().collect();
         tasks.sort_unstable();
         for task in tasks {
@@ -446,15 +478,31 @@ impl Core {
                 let error = TaskError { kind: ErrorKind::OutcomeUnknown, message };
                 self.fail_for_good(task, error);
             } else {
-                self.count_loss(task, &name, reason, clean);
+                self.count_loss(task, index, &name, reason, no_fault);
             }
         }
         self.reassign_outputs(index);
     }
 
-    fn count_loss(&mut self, task: TaskId, worker: &str, reason: &str, clean: bool) {
-        if !clean {
+    /// Whether its walltime was over: the batch system ended it, no task did.
+    fn is_out_of_time(&self, index: WorkerIndex) -> bool {
+        let deadline = self.workers.get(index).map_or(0, |w| w.registration.deadline_unix);
+        deadline > 0 && self.unix_seconds(self.now) >= deadline
+    }
+
+    /// The worker is back: only its link was lost, and that was no task's fault.
+    fn forgive(&mut self, index: WorkerIndex) {
+        for task in self.workers.get_mut(index).map(|w| std::mem::take(&mut w.blamed)).unwrap_or_default() {
+            self.update(task, |record| record.workers_lost = record.workers_lost.saturating_sub(1));
+        }
+    }
+
+    fn count_loss(&mut self, task: TaskId, index: WorkerIndex, worker: &str, reason: &str, no_fault: bool) {
+        if !no_fault {
             self.update(task, |record| record.workers_lost = record.workers_lost.saturating_add(1));
+            if let Some(worker) = self.workers.get_mut(index) {
+                worker.blamed.push(task);
+            }
         }
         let lost = self.record(task).map_or(0, |r| r.workers_lost);
         if lost >= self.config.max_workers_lost {

@@ -182,11 +182,15 @@ impl Launcher {
         }
     }
 
+    fn is_broken(&self) -> bool {
+        let since = self.trouble.as_ref().and_then(|trouble| trouble.unwell_since);
+        since.is_some_and(|since| since.elapsed() < BREAK)
+    }
+
     /// After a failure: whether the batch system is well again, asked once in a while.
     async fn well_enough(&mut self) -> Result<(), BatchError> {
-        let Some(trouble) = &self.trouble else { return Ok(()) };
-        let broken = trouble.unwell_since.is_some_and(|since| since.elapsed() < BREAK);
-        if !broken && self.batch.health().await.is_ok() {
+        let broken = self.is_broken();
+        if self.trouble.is_some() && !broken && self.batch.health().await.is_ok() {
             self.trouble = None;
         }
         let Some(trouble) = &mut self.trouble else { return Ok(()) };
@@ -195,7 +199,7 @@ impl Launcher {
         }
         Err(BatchError {
             kind: ErrorKind::TryAgain,
-            summary: "not submitted, since the batch system failed a moment ago".to_owned(),
+            summary: format!("not submitted, after this: {}", trouble.error.summary),
             ..trouble.error.clone()
         })
     }
@@ -266,6 +270,10 @@ impl Launcher {
 
     async fn poll(&mut self) {
         let now = Instant::now();
+        if self.is_broken() {
+            self.next_poll = now + BREAK;
+            return;
+        }
         self.last_poll = Some(now);
         self.next_poll = now + self.interval.mul_f64(jitter());
         if self.jobs.is_empty() {

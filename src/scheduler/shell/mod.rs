@@ -11,7 +11,7 @@ use super::spec::ClusterSpec;
 use crate::config::Settings;
 use crate::journal::{self, Entry, Journal, Progress};
 use crate::net::{Frame, Listener, Transport};
-use crate::protocol::{self, FromClient, FromWorker};
+use crate::protocol::{self, FromClient, FromWorker, Request};
 use crate::state::lease::{BEAT_EVERY, Lease, SILENT_AFTER};
 use crate::state::{self, Contact, Fence, Holder, Role, StateDir};
 use anyhow::{Context as _, bail};
@@ -32,6 +32,9 @@ const RECORD_KIND: u8 = 1;
 const RECORD_VERSION: u8 = 1;
 /// For the last cancels at the end of a cluster.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Links are numbered from 1.
+const NOBODY: PeerId = PeerId(0);
 
 /// What reaches the main loop.
 pub(crate) enum Incoming {
@@ -82,8 +85,17 @@ pub async fn serve(state: StateDir) -> anyhow::Result<()> {
     let clock = Clock::start();
     let core = Core::new(config, clock.now());
     let peers = Peers::new(JournalSeq(journal.next_seq().saturating_sub(1)));
-    let mut shell =
-        Shell { core, clock, peers, journal, commands, waiting: Vec::new(), exit: None, broken: None };
+    let mut shell = Shell {
+        core,
+        clock,
+        peers,
+        journal,
+        commands,
+        waiting: Vec::new(),
+        owned: spec.owned,
+        exit: None,
+        broken: None,
+    };
     shell.start(spec.workers);
     let ended = shell.run(incoming).await;
     let is_ours = state.read_contact()?.is_some_and(|contact| contact.epoch == epoch.number);
@@ -242,6 +254,8 @@ struct Shell {
     commands: mpsc::UnboundedSender<Command>,
     /// Submits whose intent isn't durable yet.
     waiting: Vec<(JournalSeq, protocol::AllocationId)>,
+    /// To be asked to end is the cluster's end.
+    owned: bool,
     /// Set when the cluster is over, with the reason.
     exit: Option<String>,
     /// Set when nothing may be promised any more.
@@ -272,7 +286,15 @@ impl Shell {
                     bail!("the event queue is closed");
                 },
                 () = tick => self.core.handle(self.clock.now(), Event::Tick, &mut actions),
-                _ = terminate.recv() => bail!("ended by SIGTERM"),
+                _ = terminate.recv() => {
+                    if !self.owned {
+                        bail!("ended by SIGTERM");
+                    }
+                    // The batch job that it runs in ends, and may leave no time for more than a word to the workers.
+                    info!("SIGTERM: the cluster goes down with its owner");
+                    let message = FromClient { call: 0, request: Request::Down { drain_ms: 0 } };
+                    self.core.handle(self.clock.now(), Event::FromClient { peer: NOBODY, message }, &mut actions);
+                }
                 _ = interrupt.recv() => bail!("ended by SIGINT"),
             }
             for event in batch.drain(..) {

@@ -6,13 +6,15 @@
 
 mod check;
 mod tasks;
+#[cfg(test)]
+mod tests;
 
 use crate::graph::{GraphId, Op, Resources, TaskId};
 use crate::protocol::{
     Assignment, Completion, Epoch, Execution, FromWorker, Holding, Outcome, PendingOutput, PlaceOutcome,
     Registration, StoredValue, ToWorker, WorkerIndex,
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tasks::Task;
@@ -118,8 +120,11 @@ pub struct Core {
     welcomed: bool,
     heartbeat: Duration,
     next_heartbeat: Nanos,
-    /// Last sign of life of a scheduler.
+    /// When the last message was sent that a scheduler has answered: only until the death timeout after that is it
+    /// sure that no scheduler has given this worker up. When an answer came says less: it may have been long on its way.
     last_contact: Nanos,
+    /// When the registration or the heartbeats were sent that aren't answered yet; answers come in this order.
+    unanswered: VecDeque<Nanos>,
     tasks: BTreeMap<Execution, Task>,
     /// Commands that were ended by SIGTERM, until it is clear whom it was meant for.
     doubtful: BTreeMap<Execution, Doubtful>,
@@ -136,6 +141,8 @@ pub struct Core {
     /// Not yet sent.
     finished: Vec<Completion>,
     replicas: Vec<Holding>,
+    /// Values that couldn't be read back. Not yet sent.
+    lost: BTreeSet<TaskId>,
     leaving: Option<Leaving>,
     /// A signal ends this worker, and perhaps its commands beside it.
     signalled: bool,
@@ -212,6 +219,7 @@ impl Core {
             heartbeat: Duration::from_secs(10),
             next_heartbeat: now,
             last_contact: now,
+            unanswered: VecDeque::new(),
             tasks: BTreeMap::new(),
             doubtful: BTreeMap::new(),
             runnable: BTreeSet::new(),
@@ -224,6 +232,7 @@ impl Core {
             unacknowledged: BTreeMap::new(),
             finished: Vec::new(),
             replicas: Vec::new(),
+            lost: BTreeSet::new(),
             leaving: None,
             signalled: false,
             exited: false,
@@ -237,13 +246,17 @@ impl Core {
             Event::Connected => self.on_connected(out),
             Event::Disconnected => (self.connected, self.welcomed) = (false, false),
             Event::FromScheduler(message) => self.on_scheduler_message(message, out),
-            Event::Fetched { task, nbytes } => self.on_fetched(task, nbytes),
+            Event::Fetched { task, nbytes } => self.on_fetched(task, nbytes, out),
             Event::FetchFailed { task } => self.on_fetch_failed(task, out),
             Event::Ended { execution, nanos, outcome } => self.on_ended(execution, nanos, outcome, out),
             Event::Placed { execution, outcome } => {
                 out.push(Action::Send(FromWorker::Placed { execution, outcome }));
             }
-            Event::ValueLost { task } => drop(self.held.remove(&task)),
+            Event::ValueLost { task } => {
+                if self.held.remove(&task).is_some() {
+                    self.lost.insert(task);
+                }
+            }
             Event::AskedToLeave { reason } => {
                 self.signalled = true;
                 self.settle_doubts(out);
@@ -259,6 +272,10 @@ impl Core {
         self.settle_doubts(out);
         self.start_runnable(out);
         if self.welcomed {
+            if !self.lost.is_empty() {
+                let lost = std::mem::take(&mut self.lost).into_iter().collect();
+                out.push(Action::Send(FromWorker::ValuesLost(lost)));
+            }
             if !self.replicas.is_empty() {
                 out.push(Action::Send(FromWorker::Replicas(std::mem::take(&mut self.replicas))));
             }
@@ -267,6 +284,7 @@ impl Core {
             }
             if now >= self.next_heartbeat {
                 self.next_heartbeat = now + self.heartbeat.as_nanos() as Nanos;
+                self.unanswered.push_back(now);
                 out.push(Action::Heartbeat { running: self.running() });
             }
         }
@@ -295,19 +313,21 @@ impl Core {
         // What was on its way over the old link counts as never sent; the tables are sent anew.
         self.finished.clear();
         self.replicas.clear();
+        self.lost.clear();
         self.peers.clear();
         let mut registration = self.config.registration.clone();
         registration.holds =
             self.held.iter().map(|(task, nbytes)| Holding { task: *task, nbytes: *nbytes }).collect();
         registration.runs = self.tasks.iter().filter(|(_, t)| !t.cancelled).map(|(e, _)| *e).collect();
         registration.completions = self.unacknowledged.values().cloned().collect();
+        self.unanswered = VecDeque::from([self.now]);
         out.push(Action::Send(FromWorker::Register(Box::new(registration))));
     }
 
     fn on_scheduler_message(&mut self, message: ToWorker, out: &mut Vec<Action>) {
-        self.last_contact = self.now;
         match message {
             ToWorker::Welcome { epoch, index, heartbeat_ms } => {
+                self.note_answer();
                 self.welcomed = true;
                 self.epoch = epoch;
                 self.index = Some(index);
@@ -318,7 +338,7 @@ impl Core {
                 self.kill_everything(out);
                 self.exit(format!("the scheduler refused this worker: {reason}"), true, out);
             }
-            ToWorker::HeartbeatAnswer => {}
+            ToWorker::HeartbeatAnswer => self.note_answer(),
             ToWorker::Ops { graph, ops } => {
                 self.ops.extend(ops.into_iter().map(|(index, op)| ((graph, index), Arc::new(op))));
             }
@@ -355,12 +375,19 @@ impl Core {
         }
     }
 
+    fn note_answer(&mut self) {
+        if let Some(asked) = self.unanswered.pop_front() {
+            self.last_contact = self.last_contact.max(asked);
+        }
+    }
+
     /// No scheduler for too long: another one may run these commands again, so they end here.
     fn watch_contact(&mut self, out: &mut Vec<Action>) {
         if !self.exited && self.now >= self.death() {
             self.kill_everything(out);
             let timeout = self.config.death_timeout.as_secs();
-            self.exit(format!("no scheduler for {timeout} s"), false, out);
+            // Cleanly: another life of this worker would find as little.
+            self.exit(format!("no scheduler for {timeout} s"), true, out);
         }
     }
 

@@ -77,8 +77,15 @@ impl Core {
         }
     }
 
-    pub(super) fn on_fetched(&mut self, input: TaskId, nbytes: u64) {
-        self.held.insert(input, nbytes);
+    /// The store has the value: that it was to be freed before is void.
+    fn hold(&mut self, task: TaskId, nbytes: u64, out: &mut Vec<Action>) {
+        self.held.insert(task, nbytes);
+        self.lost.remove(&task);
+        out.retain(|action| *action != Action::Free(task));
+    }
+
+    pub(super) fn on_fetched(&mut self, input: TaskId, nbytes: u64, out: &mut Vec<Action>) {
+        self.hold(input, nbytes, out);
         self.replicas.push(Holding { task: input, nbytes });
         for execution in self.fetching.remove(&input).unwrap_or_default() {
             if let Some(task) = self.tasks.get_mut(&execution) {
@@ -175,7 +182,7 @@ impl Core {
             return self.drop_outcome(execution, outcome, out);
         }
         if let Outcome::Held { nbytes } = outcome {
-            self.held.insert(execution.task, nbytes);
+            self.hold(execution.task, nbytes, out);
         }
         // The job's end took the command with it: it runs again elsewhere.
         let outcome = if self.signalled && fails_with_its_job(&task.op, &outcome) {
@@ -249,4 +256,137 @@ fn fails_with_its_job(op: &Op, outcome: &Outcome) -> bool {
     let Outcome::Erred { error, .. } = outcome else { return false };
     let kind = matches!(error.kind, ErrorKind::Signal(_) | ErrorKind::Exit(_) | ErrorKind::Task);
     kind && matches!(op, Op::Command(spec) if !spec.at_most_once)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Event, WorkerConfig};
+    use super::*;
+    use crate::graph::{CommandSpec, EnvSource, GraphId};
+    use crate::protocol::{AllocationId, Epoch, FromWorker, Registration, ToWorker, WorkerId, WorkerIndex};
+    use std::time::Duration;
+
+    const GRAPH: GraphId = GraphId(1);
+
+    fn execution(index: u32) -> Execution {
+        Execution { task: TaskId { graph: GRAPH, index }, epoch: Epoch(1), attempt: 1 }
+    }
+
+    fn command(at_most_once: bool) -> Op {
+        Op::Command(Box::new(CommandSpec {
+            argv: vec!["true".into()],
+            substitute: false,
+            cwd: "/".into(),
+            env_from: EnvSource::None,
+            env: Vec::new(),
+            stdin: None,
+            outputs: Vec::new(),
+            resources: Resources { cores: 1, memory: 0, named: Vec::new() },
+            retries: 0,
+            time_limit_ms: 0,
+            at_most_once,
+        }))
+    }
+
+    fn failed(kind: ErrorKind) -> Outcome {
+        Outcome::Erred { error: TaskError { kind, message: "it failed".into() }, result: None }
+    }
+
+    /// A worker of three cores that runs three commands, the last of them at most once.
+    fn busy_worker() -> Core {
+        let registration = Registration {
+            id: WorkerId { name: "w1".into(), incarnation: 1 },
+            allocation: AllocationId(1),
+            host: String::new(),
+            pid: 1,
+            addresses: Vec::new(),
+            cores: 3,
+            memory: 0,
+            named: Vec::new(),
+            deadline_unix: 0,
+            holds: Vec::new(),
+            runs: Vec::new(),
+            completions: Vec::new(),
+        };
+        let config = WorkerConfig { registration, death_timeout: Duration::from_secs(120) };
+        let mut core = Core::new(config, 0);
+        let assignment = |index| Assignment {
+            execution: execution(index),
+            op: u32::from(index == 2),
+            args: Vec::new(),
+            name: None,
+            inputs: Vec::new(),
+            priority: u64::from(index),
+        };
+        let mut out = Vec::new();
+        core.handle(0, Event::Connected, &mut out);
+        for message in [
+            ToWorker::Welcome { epoch: Epoch(1), index: WorkerIndex(1), heartbeat_ms: 10_000 },
+            ToWorker::Ops { graph: GRAPH, ops: vec![(0, command(false)), (1, command(true))] },
+            ToWorker::Compute((0..3).map(assignment).collect()),
+        ] {
+            core.handle(0, Event::FromScheduler(message), &mut out);
+        }
+        core.settle_down(0, &mut out);
+        core.check();
+        core
+    }
+
+    fn end(core: &mut Core, now: Nanos, index: u32, outcome: Outcome) -> Vec<Action> {
+        let mut out = Vec::new();
+        core.handle(now, Event::Ended { execution: execution(index), nanos: 1, outcome }, &mut out);
+        core.settle_down(now, &mut out);
+        core.check();
+        out
+    }
+
+    fn reported(out: &[Action]) -> Vec<(u32, Outcome)> {
+        let completions = out.iter().filter_map(|action| match action {
+            Action::Send(FromWorker::Finished(completions)) => Some(completions),
+            _ => None,
+        });
+        completions.flatten().map(|c| (c.execution.task.index, c.outcome.clone())).collect()
+    }
+
+    #[test]
+    fn a_signal_to_the_whole_job_is_no_failure_of_its_commands() {
+        let mut core = busy_worker();
+        // The command's end is seen before our own signal.
+        assert_eq!(reported(&end(&mut core, 5, 0, failed(ErrorKind::Signal(15)))), []);
+        let mut out = Vec::new();
+        core.handle(6, Event::AskedToLeave { reason: "SIGTERM".into() }, &mut out);
+        core.settle_down(6, &mut out);
+        core.check();
+        assert_eq!(reported(&out), [(0, Outcome::Cancelled)]);
+        // Others clean up first, and fail in their own way.
+        assert_eq!(reported(&end(&mut core, 7, 1, failed(ErrorKind::Exit(1)))), [(1, Outcome::Cancelled)]);
+        let once = failed(ErrorKind::Signal(15));
+        assert_eq!(reported(&end(&mut core, 8, 2, once.clone())), [(2, once)], "may not run again");
+    }
+
+    #[test]
+    fn a_command_that_somebody_terminates_alone_has_failed() {
+        let mut core = busy_worker();
+        let exit = failed(ErrorKind::Exit(1));
+        assert_eq!(reported(&end(&mut core, 5, 1, exit.clone())), [(1, exit)], "no doubt about that");
+        let outcome = failed(ErrorKind::Exit(143));
+        assert_eq!(reported(&end(&mut core, 5, 0, outcome.clone())), []);
+        let due = 5 + SIGNAL_DOUBT.as_nanos() as Nanos;
+        assert_eq!(core.deadline(), Some(due));
+        let mut out = Vec::new();
+        core.settle_down(due, &mut out);
+        core.check();
+        assert_eq!(reported(&out), [(0, outcome)]);
+    }
+
+    #[test]
+    fn a_command_that_is_cancelled_while_in_doubt_is_gone() {
+        let mut core = busy_worker();
+        end(&mut core, 5, 0, failed(ErrorKind::Signal(15)));
+        let mut out = Vec::new();
+        core.handle(6, Event::FromScheduler(ToWorker::Cancel(vec![execution(0)])), &mut out);
+        core.settle_down(6, &mut out);
+        core.check();
+        assert_eq!(out, [], "nothing to kill, nothing to tell");
+    }
 }

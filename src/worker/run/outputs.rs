@@ -185,4 +185,15 @@ mod tests {
         assert!(!exists(&outputs[0].0) && !exists(&outputs[1].0));
         assert_eq!(fs::read(&outputs[0].1).unwrap(), b"kept");
     }
+
+    #[test]
+    fn earlier_attempts_of_this_epoch_are_known_by_their_temporaries() {
+        let attempt =
+            |attempt| Attempt { task: TASK, name: None, attempt, epoch: 3, ordinal: 12, args: vec![] };
+        let target = Path::new("/data/mean.nc");
+        assert_eq!(earlier_temporaries(target, &attempt(1)), []);
+        let expected = [1, 2].map(|earlier| (temporary_path(target, TASK, 3, earlier), target.to_owned()));
+        assert_eq!(earlier_temporaries(target, &attempt(3)), expected);
+        assert_eq!(earlier_temporaries(target, &attempt(1000)).len(), MAX_LEFTOVERS as usize);
+    }
 }

@@ -2,7 +2,10 @@
 
 use super::{Incoming, Options};
 use crate::graph::{CommandResult, Op, Value};
-use crate::protocol::{ErrorKind, Execution, Outcome, PendingOutput, PlaceOutcome, StoredValue, TaskError};
+use crate::protocol::{
+    ErrorKind, Execution, Outcome, PendingOutput, PlaceOutcome, StoredValue, TaskError, path_of_text,
+    text_of_path,
+};
 use crate::worker::core::{Event, Input};
 use crate::worker::run::{
     Attempt, CancelHandle, CommandHost, CommandOutcome, CommitError, KernelDone, KernelJob, KernelPool,
@@ -14,9 +17,14 @@ use serde_bytes::ByteBuf;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::warn;
+
+/// A batch system that ends a job signals its processes one by one: when a command dies of SIGTERM, this worker's own
+/// may be on its way, and tells whose doing it was.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
+const SIGTERM: i32 = 15;
 
 pub(super) struct Running {
     pool: Arc<KernelPool>,
@@ -44,7 +52,7 @@ impl Running {
         };
         let pool = Arc::new(KernelPool::new(settings.profile.cores.max(1) as usize, completions)?);
         let state = &options.state;
-        let mut host = CommandHost::new(state.name(), &options.id.name, state.path().join("results"));
+        let mut host = CommandHost::new(state.name(), &options.id.name, state.results_dir());
         host.inline_limit = usize::try_from(settings.task.inline_output).unwrap_or(usize::MAX);
         host.file_limit = if settings.task.max_output == 0 { u64::MAX } else { settings.task.max_output };
         host.kill_grace = settings.task.kill_grace;
@@ -177,6 +185,9 @@ impl Running {
             let started = Instant::now();
             let outcome = translate(host.run(op, attempt, cancel).await);
             let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            if was_terminated(&outcome) {
+                tokio::time::sleep(SAME_SIGNAL).await;
+            }
             let _ = events.send(Incoming::Core(Event::Ended { execution, nanos, outcome }));
         });
     }
@@ -204,10 +215,15 @@ impl Running {
     pub fn place(&self, execution: Execution, outputs: Vec<PendingOutput>) {
         let events = self.events.clone();
         tokio::task::spawn_blocking(move || {
-            let outcome = match commit(&paths(outputs)) {
+            let outputs = paths(outputs);
+            let outcome = match commit(&outputs) {
                 Ok(()) => PlaceOutcome::Done,
                 Err(error @ CommitError::Lost { .. }) => PlaceOutcome::Gone(error.to_string()),
-                Err(error) => PlaceOutcome::Failed(error.to_string()),
+                Err(error) => {
+                    // The attempt has failed, and what it made goes with it.
+                    discard(&outputs);
+                    PlaceOutcome::Failed(error.to_string())
+                }
             };
             let _ = events.send(Incoming::Core(Event::Placed { execution, outcome }));
         });
@@ -219,7 +235,17 @@ impl Running {
 }
 
 fn paths(outputs: Vec<PendingOutput>) -> Vec<(PathBuf, PathBuf)> {
-    outputs.into_iter().map(|output| (output.temporary.into(), output.target.into())).collect()
+    let path = |text: String| path_of_text(&text);
+    outputs.into_iter().map(|output| (path(output.temporary), path(output.target))).collect()
+}
+
+/// Whether a command was ended by SIGTERM, as itself or its shell tells it.
+fn was_terminated(outcome: &Outcome) -> bool {
+    let kind = match outcome {
+        Outcome::Erred { error, .. } => error.kind,
+        _ => return false,
+    };
+    matches!(kind, ErrorKind::Signal(SIGTERM)) || kind == ErrorKind::Exit(128 + SIGTERM)
 }
 
 fn value_of(stored: &StoredValue) -> Value {
@@ -240,9 +266,10 @@ fn translate(outcome: CommandOutcome) -> Outcome {
             let plain = CommandResult { exit_code: Some(0), ..CommandResult::default() };
             let plain =
                 silent && rmp_serde::from_slice::<CommandResult>(&result.header).is_ok_and(|r| r == plain);
-            let text = |path: PathBuf| path.to_string_lossy().into_owned();
-            let pending =
-                |(temporary, target)| PendingOutput { temporary: text(temporary), target: text(target) };
+            let pending = |(temporary, target): (PathBuf, PathBuf)| PendingOutput {
+                temporary: text_of_path(&temporary),
+                target: text_of_path(&target),
+            };
             Outcome::Command {
                 result: if plain { Box::default() } else { stored(result) },
                 outputs: temporaries.into_iter().map(pending).collect(),

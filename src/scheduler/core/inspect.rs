@@ -1,0 +1,44 @@
+//! What tests and the simulation look at, beyond actions.
+
+use super::Core;
+use super::task::TaskState;
+use crate::graph::TaskId;
+use crate::protocol::Execution;
+
+impl Core {
+    /// Every task with the name of its state.
+    pub fn each_state(&self, mut see: impl FnMut(TaskId, &'static str)) {
+        for graph in self.graphs.values() {
+            for (index, record) in graph.tasks.iter().enumerate() {
+                see(graph.task_id(index as u32), name(record.state));
+            }
+        }
+    }
+
+    pub fn is_going_down(&self) -> bool {
+        self.going_down.is_some()
+    }
+
+    pub fn state_name(&self, task: TaskId) -> Option<&'static str> {
+        self.state(task).map(name)
+    }
+
+    /// The last execution of a task that this core knows of.
+    pub fn current_execution(&self, task: TaskId) -> Option<Execution> {
+        self.execution(task)
+    }
+}
+
+fn name(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Waiting { .. } => "waiting",
+        TaskState::Ready => "ready",
+        TaskState::Assigned { .. } => "assigned",
+        TaskState::Accepted { .. } => "accepted",
+        TaskState::Held { .. } => "held",
+        TaskState::Stored => "stored",
+        TaskState::Released => "released",
+        TaskState::Erred => "erred",
+        TaskState::Cancelled => "cancelled",
+    }
+}

@@ -1,0 +1,88 @@
+//! A new scheduler that starts from the records of an old one.
+
+use super::*;
+use crate::scheduler::event::AllocationStatus;
+
+#[test]
+fn a_retried_failure_that_is_reported_again_counts_once() {
+    let mut s = Story::new();
+    s.submit(9, graph(&[(command(0, 1), &[])], &[]));
+    s.register(1, registration("w"));
+    let first = execution(task(1, 0), 1, 1);
+    s.finish(1, erred(first));
+    // The second attempt was never sent: its record was lost with the scheduler.
+    s.journal.retain(
+        |record| !matches!(record, Record::Assigned { executions, .. } if executions[0].attempt == 2),
+    );
+    s.restart();
+    s.register(1, Registration { completions: vec![erred(first)], ..registration("w") });
+    assert_eq!(s.state(task(1, 0)), "assigned");
+    assert_eq!(s.core.current_execution(task(1, 0)), Some(execution(task(1, 0), 2, 2)));
+}
+
+#[test]
+fn a_running_command_stays_with_its_worker() {
+    let mut s = Story::new();
+    s.submit(9, graph(&[(command(0, 0), &[])], &[]));
+    s.register(1, registration("w"));
+    s.restart();
+    let runs = vec![execution(task(1, 0), 1, 1)];
+    s.register(1, Registration { runs, ..registration("w") });
+    comes!(s, Action::ToWorker { message: ToWorker::Welcome { epoch: Epoch(2), .. }, .. });
+    s.quiet();
+    assert_eq!(s.core.current_execution(task(1, 0)), Some(execution(task(1, 0), 1, 1)));
+}
+
+#[test]
+fn a_settled_graph_under_a_later_one_is_not_run_again() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(kernel(), &[])], &[]));
+    s.submit(10, graph_upon(task(1, 0), &[(kernel(), &[u32::MAX])]));
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    s.finish(1, held(execution(task(2, 0), 1, 1)));
+    s.restart();
+    assert_eq!((s.state(task(1, 0)), s.state(task(2, 0))), ("released", "released"));
+}
+
+#[test]
+fn a_failure_of_a_task_that_had_succeeded_before_stays() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(kernel(), &[])], &[0]));
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    s.worker_says(1, FromWorker::ValuesLost(vec![task(1, 0)]));
+    s.finish(1, erred(execution(task(1, 0), 1, 2)));
+    s.restart();
+    assert_eq!(s.state(task(1, 0)), "erred");
+}
+
+#[test]
+fn a_stream_that_nobody_continues_is_given_up() {
+    let mut s = Story::new();
+    s.submit_part(9, 0, false, graph(&[(kernel(), &[])], &[]));
+    s.restart();
+    s.wait_secs(100);
+    assert!(s.journal.contains(&Record::Sealed { graph: GraphId(1) }));
+}
+
+#[test]
+fn allocations_that_run_are_kept_and_ended_ones_are_not_asked_about() {
+    let mut s = Story::new();
+    let polled = |statuses: &[(u32, AllocationStatus)]| {
+        let one = |(id, status): &(u32, AllocationStatus)| (AllocationId(*id), String::new(), status.clone());
+        Event::Polled(statuses.iter().map(one).collect())
+    };
+    let ended = AllocationStatus::Ended { words: "TIMEOUT".into(), confirmed: true };
+    s.tell(polled(&[(1, ended)]));
+    s.wait_secs(3);
+    let open = [AllocationId(2)];
+    assert_eq!(s.core.allocations_to_ask_about(), open);
+    s.restart();
+    s.tell(Event::Tick);
+    comes!(s, Action::Poll);
+    s.quiet();
+    assert_eq!(s.core.allocations_to_ask_about(), open);
+    s.tell(polled(&[(2, AllocationStatus::Running { nodes: "n1".into(), ends_unix: 0 })]));
+    s.quiet();
+}

@@ -1,0 +1,102 @@
+//! Values: kept as long as somebody may need them, and made again when they are lost.
+
+use super::*;
+
+/// A worker that holds `g1.1`, which nobody needs any more once its dependent is durable.
+fn value_and_its_consumer() -> Story {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(kernel(), &[]), (kernel(), &[0])], &[1]));
+    s.sync();
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    s.sync();
+    s.skip();
+    s
+}
+
+#[test]
+fn a_value_is_freed_once_the_completion_that_frees_it_is_durable() {
+    let mut s = value_and_its_consumer();
+    s.finish(1, held(execution(task(1, 1), 1, 1)));
+    comes!(s, Action::Persist { record: Record::Fates(_), .. });
+    comes!(s, Action::ToWorker { message: ToWorker::Acknowledge { .. }, .. });
+    s.quiet();
+    s.sync();
+    comes!(s, Action::ToWorker { message: ToWorker::Free(tasks), .. } if tasks == [task(1, 0)]);
+    s.quiet();
+}
+
+#[test]
+fn a_value_that_was_needed_again_waits_for_its_last_consumer_to_be_durable() {
+    let mut s = value_and_its_consumer();
+    s.finish(1, held(execution(task(1, 1), 1, 1)));
+    let first_consumer = JournalSeq(s.journal.len() as u64);
+    s.submit(10, graph_upon(task(1, 0), &[(kernel(), &[u32::MAX])]));
+    s.finish(1, held(execution(task(2, 0), 1, 1)));
+    s.skip();
+    s.tell(Event::Durable(first_consumer));
+    s.quiet();
+    s.sync();
+    comes!(s, Action::ToWorker { message: ToWorker::Free(tasks), .. } if tasks == [task(1, 0), task(2, 0)]);
+    s.quiet();
+}
+
+#[test]
+fn a_superfluous_value_of_a_returning_worker_goes_in_the_ordinary_way() {
+    let mut s = value_and_its_consumer();
+    s.finish(1, held(execution(task(1, 1), 1, 1)));
+    s.lose(1);
+    s.skip();
+    let holds = vec![Holding { task: task(1, 0), nbytes: 8 }, Holding { task: task(1, 1), nbytes: 8 }];
+    s.register(2, Registration { holds, ..registration("w") });
+    comes!(s, Action::ToWorker { message: ToWorker::Welcome { .. }, .. });
+    s.quiet();
+    assert_eq!((s.state(task(1, 0)), s.state(task(1, 1))), ("held", "held"));
+    s.sync();
+    comes!(s, Action::ToWorker { message: ToWorker::Free(tasks), .. } if tasks == [task(1, 0)]);
+}
+
+#[test]
+fn new_tasks_upon_a_released_value_have_it_made_again_once() {
+    let mut s = value_and_its_consumer();
+    s.finish(1, held(execution(task(1, 1), 1, 1)));
+    s.sync();
+    s.skip();
+    s.submit(
+        10,
+        graph_upon(task(1, 0), &[(kernel(), &[u32::MAX]), (kernel(), &[u32::MAX, 0]), (kernel(), &[1])]),
+    );
+    assert_eq!(s.state(task(1, 0)), "assigned");
+    assert_eq!(s.state(task(2, 1)), "waiting");
+    s.finish(1, held(execution(task(1, 0), 1, 2)));
+    assert_eq!(s.state(task(2, 0)), "assigned");
+}
+
+#[test]
+fn a_value_that_cannot_be_read_back_is_made_again() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(kernel(), &[])], &[0]));
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    s.sync();
+    s.skip();
+    s.worker_says(1, FromWorker::ValuesLost(vec![task(1, 0)]));
+    comes!(s, Action::ToWorker { message: ToWorker::Compute(_), after: None, .. });
+    s.quiet();
+}
+
+#[test]
+fn a_wait_for_a_task_whose_value_is_lost_at_once_goes_on() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(kernel(), &[])], &[0]));
+    s.sync();
+    s.ask(Request::Wait { keys: vec![crate::graph::Key::Task(task(1, 0))], progress: false });
+    s.skip();
+    let finished = FromWorker::Finished(vec![held(execution(task(1, 0), 1, 1))]);
+    let events = [finished, FromWorker::ValuesLost(vec![task(1, 0)])];
+    s.tell_all(events.map(|message| Event::FromWorker { peer: PeerId(1), message }).into());
+    assert!(!s.out.iter().any(|action| matches!(action, Action::ToClient { .. })));
+    s.finish(1, held(execution(task(1, 0), 1, 2)));
+    assert!(s.out.iter().any(|action| matches!(action, Action::ToClient { .. })));
+}

@@ -1,0 +1,159 @@
+//! What may go wrong, and how often in this run.
+
+use super::random::Random;
+use super::world::{Happening, World};
+use super::{Config, SECOND};
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Fault {
+    SlowFrame,
+    LinkBroken,
+    LinkHalfOpenAtServer,
+    LinkHalfOpenAtPeer,
+    LinkOneWay,
+    LinkSilent,
+    WorkerKilled,
+    HostCrashed,
+    HostUnreachable,
+    DeathReportLate,
+    DeathReportLost,
+    SchedulerKilled,
+    SchedulerKilledBetweenPersistAndDurable,
+    JournalSlow,
+    SubmitRefused,
+    SubmitRefusedForGood,
+    SubmitAmbiguousDone,
+    SubmitAmbiguousNotDone,
+    PollFailed,
+    JobVanished,
+    JobHidden,
+    JobEndsWithoutWorker,
+    JobOrphaned,
+    WalltimeEnded,
+    FetchFailed,
+    FetchSlow,
+    ValueUnreadable,
+    TemporaryLost,
+    PlaceRefused,
+    ClientDied,
+}
+
+/// Probabilities and times of one run.
+pub(super) struct Faults {
+    pub on: bool,
+    /// When the world heals.
+    pub until: u64,
+    /// Mean time between two strikes from outside.
+    pub interval: u64,
+    /// Strikes from outside, each as often as it is in here.
+    lots: Vec<Strike>,
+    pub slow_frame: f64,
+    pub slow_journal: f64,
+    pub submit_trouble: f64,
+    pub poll_trouble: f64,
+    pub job_trouble: f64,
+    pub fetch_trouble: f64,
+    pub place_trouble: f64,
+    pub report_trouble: f64,
+    pub max_workers_lost: u8,
+    pub workers_per_allocation: u32,
+    pub keep_settled: u64,
+}
+
+/// What strikes from outside at random times.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Strike {
+    Link,
+    KillWorker,
+    CrashHost,
+    Unreachable,
+    KillScheduler,
+    Orphan,
+    Vanish,
+    EndWalltime,
+    LoseValue,
+    LoseTemporary,
+    ClientDies,
+}
+
+impl Faults {
+    pub fn random(random: &mut Random, config: &Config) -> Faults {
+        let mut lots = vec![Strike::Link];
+        let all = [
+            Strike::Link,
+            Strike::KillWorker,
+            Strike::CrashHost,
+            Strike::Unreachable,
+            Strike::KillScheduler,
+            Strike::Orphan,
+            Strike::Vanish,
+            Strike::EndWalltime,
+            Strike::LoseValue,
+            Strike::LoseTemporary,
+            Strike::ClientDies,
+        ];
+        for strike in all {
+            if strike != Strike::KillScheduler || config.restarts {
+                let often = *random.pick(&[0, 1, 1, 4]).unwrap_or(&1);
+                lots.extend((0..often).map(|_| strike));
+            }
+        }
+        let mut probability = |highest: f64| {
+            if random.chance(0.4) { 0.0 } else { highest * random.chance(0.5) as u8 as f64 + highest / 4.0 }
+        };
+        Faults {
+            on: true,
+            slow_frame: probability(0.01),
+            slow_journal: probability(0.3),
+            submit_trouble: probability(0.5),
+            poll_trouble: probability(0.3),
+            job_trouble: probability(0.3),
+            fetch_trouble: probability(0.1),
+            place_trouble: probability(0.1),
+            report_trouble: probability(0.8),
+            until: random.between(100, 600) * SECOND,
+            interval: random.span(2_000, 40_000),
+            lots,
+            max_workers_lost: if random.chance(0.3) { 3 } else { 250 },
+            workers_per_allocation: random.between(1, 3) as u32,
+            keep_settled: if random.chance(0.3) { random.between(0, 60) } else { 1_000_000 },
+        }
+    }
+}
+
+impl World {
+    pub fn fault_strikes(&mut self) {
+        if !self.faults.on {
+            return;
+        }
+        let next = self.random.between(0, 2 * self.faults.interval);
+        self.after(next, Happening::FaultStrikes);
+        let Some(strike) = self.random.pick(&self.faults.lots).copied() else { return };
+        match strike {
+            Strike::Link => self.break_link(),
+            Strike::KillWorker => self.kill_worker(),
+            Strike::CrashHost => self.crash_host(),
+            Strike::Unreachable => self.cut_host_off(),
+            Strike::KillScheduler => self.kill_server(),
+            Strike::Orphan => self.orphan_job(),
+            Strike::Vanish => self.hide_job(),
+            Strike::EndWalltime => self.end_walltime(),
+            Strike::LoseValue => self.lose_value(),
+            Strike::LoseTemporary => self.lose_temporary(),
+            Strike::ClientDies => self.client_dies(),
+        }
+    }
+
+    /// No fault strikes any more; what is broken heals, or is noticed in the ordinary way.
+    pub fn heals(&mut self) {
+        self.note(|| "the world heals".into());
+        self.faults.on = false;
+        let now = self.now;
+        for host in &mut self.hosts {
+            host.unreachable_until = host.unreachable_until.min(now);
+        }
+        for job in &mut self.batch.jobs {
+            job.hidden_until = job.hidden_until.min(now);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What must hold of what leaves the scheduler, and at the end.
+
+use super::graphs::{FAILS, FLAKY, Kind, Planned, RETRIES, evaluate};
+use super::runners::{digest_stored, targets};
+use super::truth::End;
+use super::world::World;
+use crate::graph::TaskId;
+use crate::protocol::{ErrorKind, TaskReport, TaskStateName, ToWorker};
+
+impl World {
+    /// A task may be given to a worker only once its graph is durable: after a restart its number may mean another.
+    pub fn judge_compute(&mut self, message: &ToWorker) {
+        let ToWorker::Compute(assignments) = message else { return };
+        let early = assignments.iter().find(|assignment| !self.disk.has_task(assignment.execution.task));
+        if let Some(early) = early {
+            let why = format!("{:?} is sent, but its graph isn't durable", early.execution);
+            self.violate(why);
+        }
+    }
+
+    /// A value may be freed for good only once every completion that needed it is durable.
+    pub fn judge_free(&mut self, message: &ToWorker) {
+        let (ToWorker::Free(tasks), Some(server)) = (message, &self.server) else { return };
+        for task in tasks {
+            let (Some(known), Some("released")) = (self.truth.known.get(task), server.core.state_name(*task))
+            else {
+                continue;
+            };
+            let too_early = known.consumers.iter().find(|consumer| {
+                let ended = matches!(server.core.state_name(**consumer), Some("held" | "released"));
+                ended && !self.disk.finished.contains(consumer)
+            });
+            if let Some(consumer) = too_early {
+                let why = format!("{task} is freed, but the end of {consumer} isn't durable");
+                return self.violate(why);
+            }
+        }
+    }
+
+    /// A client has the results of a graph that is settled, in a world without faults.
+    pub fn judge_results(&mut self, client: usize, graph: usize, reports: &[TaskReport]) {
+        let plan = &self.clients[client].plans[graph];
+        if reports.len() < plan.acknowledged {
+            return self.violate(format!("{} of {} results", reports.len(), plan.acknowledged));
+        }
+        let expected = evaluate(&self.clients[client].plans);
+        for report in reports {
+            let index = report.task.index as usize;
+            let Some(task) = self.clients[client].plans[graph].tasks.get(index).cloned() else {
+                return self.violate(format!("{} was never submitted", report.task));
+            };
+            self.count("result", &format!("{:?} {:?}", task.kind, report.state));
+            if let Err(why) = self.judge_result(client, graph, &task, expected[graph][index], report) {
+                return self.violate(format!("{} ({task:?}): {why}; {report:?}", report.task));
+            }
+        }
+    }
+
+    fn judge_result(
+        &self,
+        client: usize,
+        graph: usize,
+        task: &Planned,
+        expected: u64,
+        report: &TaskReport,
+    ) -> Result<(), String> {
+        let plan = &self.clients[client].plans[graph];
+        if self.truth.told_failed.contains(&report.task) && report.state != TaskStateName::Erred {
+            return Err("a client was told that it failed".into());
+        }
+        match report.state {
+            TaskStateName::Memory if task.kind.is_command() => self.judge_command(task, expected, report),
+            TaskStateName::Memory if task.behaviour == FAILS => Err("it can't have succeeded".into()),
+            TaskStateName::Memory if task.kind == Kind::Data => match &report.stored {
+                Some(value) if digest_stored(value) == expected => Ok(()),
+                _ => Err("its value is wrong".into()),
+            },
+            TaskStateName::Memory if task.wanted => self.judge_value(report, expected),
+            TaskStateName::Memory => Ok(()),
+            TaskStateName::Erred => self.judge_error(task, report),
+            TaskStateName::Cancelled if plan.cancel_asked || plan.options.max_failures.is_some() => Ok(()),
+            _ => Err("it can't be in this state".into()),
+        }
+    }
+
+    fn judge_command(&self, task: &Planned, expected: u64, report: &TaskReport) -> Result<(), String> {
+        if !self.truth.ended_well(task.key) {
+            return Err("it never ran to a good end".into());
+        }
+        if report.stored.as_ref().is_none_or(|value| digest_stored(value) != expected) {
+            return Err("its result is wrong".into());
+        }
+        match targets(task.key, task.kind.outputs())
+            .find(|target| self.disk.files.get(target) != Some(&task.key))
+        {
+            Some(target) => Err(format!("its output {target} isn't in its place")),
+            None => Ok(()),
+        }
+    }
+
+    /// A wanted value is with every worker that it is said to be with, and is right.
+    fn judge_value(&self, report: &TaskReport, expected: u64) -> Result<(), String> {
+        let holder = report.holders.first().ok_or("nobody holds its value")?;
+        let host = self.host_by_address(holder).ok_or_else(|| format!("there is no worker at {holder:?}"))?;
+        match self.hosts[host].store.get(&report.task) {
+            Some(value) if *value == expected => Ok(()),
+            Some(_) => Err("its value is wrong".into()),
+            None => Err(format!("worker {host} doesn't have its value")),
+        }
+    }
+
+    fn judge_error(&self, task: &Planned, report: &TaskReport) -> Result<(), String> {
+        let error = report.error.as_ref().ok_or("it has no error")?;
+        let outputs_refused = || {
+            let runs = self.truth.runs.get(&task.key);
+            runs.is_some_and(|runs| runs.iter().any(|run| self.truth.revoked.contains(&run.execution)))
+        };
+        let failed = self.truth.count(task.key, End::Failed);
+        let is_justified = match error.kind {
+            ErrorKind::Dependency => self.has_failed_dependency(report.task, task),
+            // Refused outputs count against the same budget.
+            ErrorKind::Exit(_) => task.behaviour == FLAKY && (failed > RETRIES as usize || outputs_refused()),
+            ErrorKind::Task => task.behaviour == FAILS || (task.kind.outputs() > 0 && outputs_refused()),
+            ErrorKind::WorkerLost => self.faults.max_workers_lost == 3 && self.truth.losses > 0,
+            ErrorKind::OutcomeUnknown => task.kind == Kind::AtMostOnce,
+            _ => false,
+        };
+        if is_justified { Ok(()) } else { Err("its error isn't justified".into()) }
+    }
+
+    fn has_failed_dependency(&self, id: TaskId, task: &Planned) -> bool {
+        let Some(server) = &self.server else { return false };
+        let failed = |dep: &super::graphs::Dep| match dep {
+            super::graphs::Dep::Here(index) => {
+                let dependency = TaskId { graph: id.graph, index: *index };
+                matches!(server.core.state_name(dependency), Some("erred" | "cancelled"))
+            }
+            super::graphs::Dep::Earlier { .. } => true,
+        };
+        task.deps.iter().any(failed)
+    }
+
+    /// The cluster is down: every task that was acknowledged had been settled, and nothing runs on.
+    pub fn judge_end(&mut self) {
+        for (host, h) in self.hosts.iter().enumerate() {
+            if !h.is_gone() {
+                return self.violate(format!("worker {host} runs on"));
+            }
+        }
+        let runs = self.truth.runs.values().flatten();
+        if let Some(run) = runs.clone().find(|run| run.ended.is_none()) {
+            return self.violate(format!("{run:?} runs on"));
+        }
+        self.report.add(
+            "commands",
+            "ran well",
+            runs.filter(|r| matches!(r.ended, Some((_, End::Well)))).count() as u64,
+        );
+    }
+
+    /// The world is healed for long, and something is still open: says what.
+    pub fn violate_unsettled(&mut self) {
+        let mut open = Vec::new();
+        if let Some(server) = &self.server {
+            server.core.each_state(|task, state| {
+                if !matches!(state, "held" | "stored" | "released" | "erred" | "cancelled") {
+                    open.push(format!("{task} {state}"));
+                }
+            });
+        }
+        let mut clients = String::new();
+        for (client, c) in self.clients.iter().enumerate().filter(|(_, c)| !c.is_done()) {
+            clients += &format!("; client {client}: {:?}, then {:?}", c.asked, c.steps.front());
+        }
+        let alive: Vec<usize> = (0..self.hosts.len()).filter(|h| self.hosts[*h].is_alive).collect();
+        open.truncate(20);
+        self.violate(format!("it doesn't come to rest: {open:?}{clients}; workers {alive:?}"));
+    }
+}

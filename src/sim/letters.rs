@@ -1,0 +1,102 @@
+//! What a scheduler says: held back until it may leave, then one frame a peer.
+
+use super::Plant;
+use super::report::variant;
+use super::world::World;
+use crate::protocol::{self, Completion, FromWorker, ToClient, ToWorker};
+use crate::scheduler::event::JournalSeq;
+use std::collections::{BTreeMap, VecDeque};
+
+pub(super) enum Letter {
+    Worker(ToWorker),
+    Client(ToClient),
+}
+
+/// Letters by link.
+pub(super) struct Letters {
+    /// Records that the core knows to be durable.
+    released: u64,
+    held_back: BTreeMap<u64, VecDeque<(u64, Letter)>>,
+    ready: BTreeMap<u64, Vec<Letter>>,
+}
+
+impl Letters {
+    pub fn new(released: u64) -> Letters {
+        Letters { released, held_back: BTreeMap::new(), ready: BTreeMap::new() }
+    }
+
+    pub fn post(&mut self, link: u64, letter: Letter, after: Option<JournalSeq>) {
+        match after {
+            Some(seq) if seq.0 > self.released => {
+                self.held_back.entry(link).or_default().push_back((seq.0, letter));
+            }
+            _ => self.ready.entry(link).or_default().push(letter),
+        }
+    }
+
+    /// Everything up to `seq` is on disk: what waited for it may go.
+    pub fn release(&mut self, seq: u64) {
+        self.released = seq;
+        for (link, waiting) in &mut self.held_back {
+            while let Some((_, letter)) = waiting.pop_front_if(|(needed, _)| *needed <= seq) {
+                self.ready.entry(*link).or_default().push(letter);
+            }
+        }
+    }
+
+    /// The link is closed: what waits goes nowhere.
+    pub fn drop_held_back(&mut self, link: u64) {
+        self.held_back.remove(&link);
+    }
+}
+
+impl World {
+    /// One frame a peer, of all that may leave.
+    pub fn flush_server(&mut self) {
+        let Some(server) = &mut self.server else { return };
+        for (link, letters) in std::mem::take(&mut server.letters.ready) {
+            let (mut to_worker, mut to_client) = (Vec::new(), Vec::new());
+            for letter in letters {
+                match letter {
+                    Letter::Worker(message) => to_worker.push(message),
+                    Letter::Client(message) => to_client.push(message),
+                }
+            }
+            for message in &to_worker {
+                self.count("to worker", variant(&format!("{message:?}")));
+                self.judge_free(message);
+                self.judge_compute(message);
+            }
+            for message in &to_client {
+                self.count("to client", variant(&format!("{:?}", message.reply)));
+            }
+            let frames = [
+                protocol::encode(&to_worker).ok().filter(|_| !to_worker.is_empty()),
+                protocol::encode(&to_client).ok().filter(|_| !to_client.is_empty()),
+            ];
+            frames.into_iter().flatten().for_each(|frame| self.send_down(link, frame));
+        }
+    }
+
+    /// A planted defect: completions pass for those of the current attempt.
+    pub fn plant_stale_attempt(&self, message: FromWorker) -> FromWorker {
+        let (Some(Plant::TakeStaleAttempt), Some(server)) = (self.config.plant, &self.server) else {
+            return message;
+        };
+        let forge = |mut completion: Completion| {
+            let current = server.core.current_execution(completion.execution.task);
+            completion.execution = current.unwrap_or(completion.execution);
+            completion
+        };
+        match message {
+            FromWorker::Finished(completions) => {
+                FromWorker::Finished(completions.into_iter().map(forge).collect())
+            }
+            FromWorker::Register(mut registration) => {
+                registration.completions = registration.completions.into_iter().map(forge).collect();
+                FromWorker::Register(registration)
+            }
+            other => other,
+        }
+    }
+}

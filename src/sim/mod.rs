@@ -1,0 +1,77 @@
+//! The whole cluster in one deterministic, seeded event loop: real scheduler and worker cores over a fake network,
+//! journal, batch system, runners and clients, with faults.
+//!
+//! A run has two phases. In the first, faults strike as their probabilities, drawn from the seed, say. Then the world
+//! heals, and everything must come to rest: every acknowledged task settled, every value what a direct evaluation
+//! gives, every command run as often as it may, every output placed once. Throughout, `check()` of the cores holds,
+//! and what leaves the scheduler is judged by what is durable at that moment.
+//!
+//! What it doesn't have: two schedulers at a time (the fence of a claimed epoch is the journal's business), TLS,
+//! frames that arrive in pieces, memory limits and spilling.
+
+mod batch;
+mod client;
+mod disk;
+mod faults;
+mod graphs;
+mod host;
+mod judge;
+mod letters;
+mod net;
+mod random;
+mod report;
+mod runners;
+mod server;
+mod steps;
+mod truth;
+mod world;
+
+pub use report::{EXPECTED, Failure, Report};
+
+/// Nanoseconds.
+pub(crate) const SECOND: u64 = 1_000_000_000;
+
+/// What kind of run it is; everything else follows from the seed.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Whether graphs have commands, or kernels and data only.
+    pub commands: bool,
+    /// Whether schedulers are killed.
+    pub restarts: bool,
+    /// Keep the last lines of what happened.
+    pub trace: bool,
+    /// A defect put between the cores and the world, to see that it is caught.
+    pub plant: Option<Plant>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { commands: true, restarts: true, trace: false, plant: None }
+    }
+}
+
+/// Defects that a simulation worth its name must catch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Plant {
+    /// What must wait for the journal leaves for workers at once.
+    ActBeforeDurable,
+    /// Clients are answered before the journal has what they are told.
+    AnswerBeforeDurable,
+    /// A lost worker's commands are taken for dead at once.
+    AssignTwice,
+    /// Values go as soon as the core knows that nobody needs them: it is told that everything is durable.
+    FreeEarly,
+    /// A report of an older attempt passes for one of the current attempt.
+    TakeStaleAttempt,
+}
+
+/// Runs the cluster of this seed from its start to its end.
+///
+/// # Errors
+/// A promise that was broken, with the last lines of the trace if it was asked for.
+///
+/// # Panics
+/// If `check()` of a core fails; the trace is printed then.
+pub fn run(seed: u64, config: &Config) -> Result<Report, Failure> {
+    world::World::new(seed, config.clone()).run()
+}

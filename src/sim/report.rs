@@ -1,0 +1,212 @@
+//! What a run did: how often each thing happened, so that a simulation that exercises nothing can't pass.
+
+use crate::protocol::FromWorker;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// How often each kind of fault, action, answer and transition was seen.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Report {
+    pub counts: BTreeMap<String, u64>,
+}
+
+/// A run that broke a promise.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub seed: u64,
+    pub what: String,
+    /// The last things that happened, if the run was traced.
+    pub trace: Vec<String>,
+}
+
+impl Report {
+    pub fn count(&mut self, group: &str, what: &str) {
+        self.add(group, what, 1);
+    }
+
+    pub fn add(&mut self, group: &str, what: &str, n: u64) {
+        *self.counts.entry(format!("{group}: {what}")).or_default() += n;
+    }
+
+    pub fn merge(&mut self, other: &Report) {
+        for (what, n) in &other.counts {
+            *self.counts.entry(what.clone()).or_default() += n;
+        }
+    }
+
+    /// Those of `expected` that never happened.
+    pub fn missing<'a>(&self, expected: &[&'a str]) -> Vec<&'a str> {
+        expected.iter().filter(|what| self.counts.get(**what).is_none_or(|n| *n == 0)).copied().collect()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.counts.iter().try_for_each(|(what, n)| writeln!(f, "{n:>10}  {what}"))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.trace {
+            writeln!(f, "{line}")?;
+        }
+        writeln!(f, "seed {}: {}", self.seed, self.what)
+    }
+}
+
+/// The name of a variant, from its debug form.
+pub(super) fn variant(debug: &str) -> &str {
+    debug.split(['(', '{', ' ']).next().unwrap_or(debug)
+}
+
+/// The name of a worker's message.
+pub(super) fn worker_message(message: &FromWorker) -> &'static str {
+    match message {
+        FromWorker::Register(_) => "Register",
+        FromWorker::Heartbeat { .. } => "Heartbeat",
+        FromWorker::Finished(_) => "Finished",
+        FromWorker::Replicas(_) => "Replicas",
+        FromWorker::ValuesLost(_) => "ValuesLost",
+        FromWorker::Placed { .. } => "Placed",
+        FromWorker::Goodbye { .. } => "Goodbye",
+        FromWorker::Dead { .. } => "Dead",
+    }
+}
+
+/// What every faithful set of runs does at least once.
+pub const EXPECTED: &[&str] = &[
+    "action: CancelAllocations",
+    "action: Close",
+    "action: Exit",
+    "action: Poll",
+    "action: Submit",
+    "batch: pending jobs cancelled",
+    "commands: ran well",
+    "commands: started again",
+    "fault: ClientDied",
+    "fault: DeathReportLate",
+    "fault: DeathReportLost",
+    "fault: FetchFailed",
+    "fault: FetchSlow",
+    "fault: HostCrashed",
+    "fault: HostUnreachable",
+    "fault: JobEndsWithoutWorker",
+    "fault: JobHidden",
+    "fault: JobOrphaned",
+    "fault: JobVanished",
+    "fault: JournalSlow",
+    "fault: LinkBroken",
+    "fault: LinkHalfOpenAtPeer",
+    "fault: LinkHalfOpenAtServer",
+    "fault: LinkOneWay",
+    "fault: LinkSilent",
+    "fault: PlaceRefused",
+    "fault: PollFailed",
+    "fault: SchedulerKilled",
+    "fault: SchedulerKilledBetweenPersistAndDurable",
+    "fault: SlowFrame",
+    "fault: SubmitAmbiguousDone",
+    "fault: SubmitAmbiguousNotDone",
+    "fault: SubmitRefused",
+    "fault: SubmitRefusedForGood",
+    "fault: TemporaryLost",
+    "fault: ValueUnreadable",
+    "fault: WalltimeEnded",
+    "fault: WorkerKilled",
+    "network: frames lost on the way down",
+    "network: frames lost on the way up",
+    "network: frames of an old link discarded by the peer",
+    "network: frames of an old link discarded by the scheduler",
+    "placed: Done",
+    "placed: Failed",
+    "placed: Gone",
+    "record: AllocationOver",
+    "record: Assigned",
+    "record: Cancelled",
+    "record: Fates",
+    "record: Forgotten",
+    "record: GivenUp",
+    "record: Intent",
+    "record: Part",
+    "record: Sealed",
+    "record: Target",
+    "run: clean ends",
+    "run: clean exits of workers",
+    "run: forgotten graphs asked for",
+    "run: orphans refused",
+    "run: requests repeated",
+    "run: streams cut short",
+    "run: unclean exits of workers",
+    "status: absent",
+    "status: ended",
+    "status: ended, not confirmed",
+    "status: pending",
+    "status: running",
+    "task: accepted -> erred",
+    "task: accepted -> ready",
+    "task: accepted -> stored",
+    "task: assigned -> accepted",
+    "task: assigned -> cancelled",
+    "task: assigned -> erred",
+    "task: assigned -> held",
+    "task: assigned -> ready",
+    "task: assigned -> stored",
+    "task: assigned -> waiting",
+    "task: held -> ready",
+    "task: held -> released",
+    "task: held -> waiting",
+    "task: ready -> assigned",
+    "task: ready -> cancelled",
+    "task: ready -> held",
+    "task: ready -> waiting",
+    "task: released -> held",
+    "task: released -> ready",
+    "task: released -> waiting",
+    "task: waiting -> assigned",
+    "task: waiting -> cancelled",
+    "task: waiting -> erred",
+    "task: waiting -> held",
+    "task: waiting -> ready",
+    "to client: Cancelled",
+    "to client: GoingDown",
+    "to client: Progress",
+    "to client: Refused",
+    "to client: Resolved",
+    "to client: Results",
+    "to client: Scaled",
+    "to client: Settled",
+    "to client: Status",
+    "to client: Submitted",
+    "to client: Tasks",
+    "to scheduler: Dead",
+    "to scheduler: Finished",
+    "to scheduler: Goodbye",
+    "to scheduler: Heartbeat",
+    "to scheduler: Placed",
+    "to scheduler: Register",
+    "to scheduler: Replicas",
+    "to scheduler: ValuesLost",
+    "to worker: Acknowledge",
+    "to worker: Cancel",
+    "to worker: Compute",
+    "to worker: Discard",
+    "to worker: ForgetGraph",
+    "to worker: Free",
+    "to worker: HeartbeatAnswer",
+    "to worker: Leave",
+    "to worker: Ops",
+    "to worker: Peers",
+    "to worker: Place",
+    "to worker: Refused",
+    "to worker: Welcome",
+    "worker action: Discard",
+    "worker action: Exit",
+    "worker action: Fetch",
+    "worker action: Free",
+    "worker action: Heartbeat",
+    "worker action: Kill",
+    "worker action: Place",
+    "worker action: Run",
+    "worker action: Send",
+];

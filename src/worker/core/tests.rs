@@ -1,0 +1,205 @@
+//! Stories: events in, exact actions out, `check()`, and nothing else came out.
+
+use super::{Action, Core, Event, Nanos, WorkerConfig};
+use crate::graph::{GraphId, Op, Resources, TaskId};
+use crate::protocol::*;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Takes the next action, which must look like this.
+macro_rules! comes {
+    ($story:expr, $pattern:pat $(if $guard:expr)?) => {
+        match $story.out.pop_front() {
+            Some($pattern) $(if $guard)? => {}
+            other => panic!("{other:?} came out, not {}; then {:?}", stringify!($pattern $(if $guard)?), $story.out),
+        }
+    };
+}
+
+struct Story {
+    core: Core,
+    now: Nanos,
+    out: VecDeque<Action>,
+}
+
+const SECOND: Nanos = 1_000_000_000;
+
+fn task(index: u32) -> TaskId {
+    TaskId { graph: GraphId(1), index }
+}
+
+fn execution(index: u32, attempt: u32) -> Execution {
+    Execution { task: task(index), epoch: Epoch(1), attempt }
+}
+
+fn assignment(execution: Execution, inputs: Vec<(TaskId, Source)>) -> Assignment {
+    let priority = u64::from(execution.task.index);
+    Assignment { execution, op: 0, args: vec![], name: None, inputs, priority }
+}
+
+fn ended(execution: Execution) -> Event {
+    Event::Ended { execution, nanos: 5, outcome: Outcome::Held { nbytes: 8 } }
+}
+
+impl Story {
+    /// A worker of two cores that its scheduler has welcomed.
+    fn new() -> Story {
+        let registration = Registration {
+            id: WorkerId { name: "w".into(), incarnation: 1 },
+            allocation: AllocationId(1),
+            host: "n1".into(),
+            pid: 1,
+            addresses: vec![],
+            cores: 2,
+            memory: 0,
+            named: vec![],
+            deadline_unix: 0,
+            holds: vec![],
+            runs: vec![],
+            completions: vec![],
+        };
+        let config = WorkerConfig { registration, death_timeout: Duration::from_secs(120) };
+        let mut story = Story { core: Core::new(config, 0), now: 0, out: VecDeque::new() };
+        story.tell(Event::Connected);
+        comes!(story, Action::Send(FromWorker::Register(_)));
+        story.hear(ToWorker::Welcome { epoch: Epoch(1), index: WorkerIndex(0), heartbeat_ms: 10_000 });
+        let op = Op::Kernel { name: "mix".into(), params: vec![], resources: Resources::default() };
+        story.hear(ToWorker::Ops { graph: GraphId(1), ops: vec![(0, op)] });
+        story.quiet();
+        story
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.tell_all(vec![event]);
+    }
+
+    /// What arrives together is taken in one batch.
+    fn tell_all(&mut self, events: Vec<Event>) {
+        let mut out = Vec::new();
+        for event in events {
+            self.core.handle(self.now, event, &mut out);
+            self.core.check();
+        }
+        self.core.settle_down(self.now, &mut out);
+        self.core.check();
+        self.out.extend(out);
+    }
+
+    fn hear(&mut self, message: ToWorker) {
+        self.tell(Event::FromScheduler(message));
+    }
+
+    fn at(&mut self, seconds: u64) {
+        self.now = seconds * SECOND;
+        self.tell(Event::Tick);
+    }
+
+    fn run(&mut self, execution: Execution) {
+        self.hear(ToWorker::Compute(vec![assignment(execution, vec![])]));
+        comes!(self, Action::Run { .. });
+        self.quiet();
+    }
+
+    fn quiet(&self) {
+        assert!(self.out.is_empty(), "nothing else was to come out: {:?}", self.out);
+    }
+}
+
+#[test]
+fn a_task_runs_is_reported_and_its_value_is_held_until_it_is_freed() {
+    let mut s = Story::new();
+    s.run(execution(0, 1));
+    s.tell(ended(execution(0, 1)));
+    comes!(s, Action::Send(FromWorker::Finished(done)) if done[0].outcome == Outcome::Held { nbytes: 8 });
+    s.hear(ToWorker::Acknowledge { executions: vec![execution(0, 1)] });
+    s.quiet();
+    s.hear(ToWorker::Free(vec![task(0)]));
+    comes!(s, Action::Free(freed) if freed == task(0));
+    s.quiet();
+}
+
+#[test]
+fn a_completion_is_repeated_over_every_new_link_until_it_is_acknowledged() {
+    let mut s = Story::new();
+    s.run(execution(0, 1));
+    s.tell(Event::Disconnected);
+    s.tell(ended(execution(0, 1)));
+    s.quiet();
+    s.tell(Event::Connected);
+    comes!(s, Action::Send(FromWorker::Register(r)) if r.completions.len() == 1 && r.holds.len() == 1 && r.runs.is_empty());
+    s.quiet();
+}
+
+#[test]
+fn an_input_that_nobody_gives_sends_the_task_back() {
+    let mut s = Story::new();
+    s.hear(ToWorker::Peers(vec![(WorkerIndex(1), vec!["other".into()])]));
+    let inputs = vec![(task(7), Source::Peers(vec![WorkerIndex(1)]))];
+    s.hear(ToWorker::Compute(vec![assignment(execution(0, 1), inputs)]));
+    comes!(s, Action::Fetch { task: input, .. } if input == task(7));
+    s.tell(Event::FetchFailed { task: task(7) });
+    comes!(s, Action::Send(FromWorker::Finished(done)) if done[0].outcome == Outcome::InputsMissing(vec![task(7)]));
+    s.quiet();
+}
+
+#[test]
+fn a_value_made_twice_in_one_batch_stays() {
+    let mut s = Story::new();
+    s.run(execution(0, 1));
+    s.run(execution(0, 2));
+    s.hear(ToWorker::Cancel(vec![execution(0, 1)]));
+    comes!(s, Action::Kill(killed) if killed == execution(0, 1));
+    // The cancelled one ends first: freeing its value would take the other's from the store.
+    s.tell_all(vec![ended(execution(0, 1)), ended(execution(0, 2))]);
+    comes!(s, Action::Send(FromWorker::Finished(done)) if done[0].execution == execution(0, 2));
+    s.quiet();
+}
+
+#[test]
+fn a_value_that_cannot_be_read_back_is_told() {
+    let mut s = Story::new();
+    s.run(execution(0, 1));
+    s.tell(ended(execution(0, 1)));
+    s.out.clear();
+    s.tell(Event::ValueLost { task: task(0) });
+    comes!(s, Action::Send(FromWorker::ValuesLost(lost)) if lost == [task(0)]);
+    s.tell(Event::ValueLost { task: task(1) });
+    s.quiet();
+}
+
+#[test]
+fn a_late_answer_proves_nothing_beyond_the_heartbeat_that_it_answers() {
+    let mut s = Story::new();
+    s.run(execution(0, 1));
+    for seconds in [10, 20] {
+        s.at(seconds);
+        comes!(s, Action::Heartbeat { .. });
+    }
+    // The answer to the heartbeat of 10 s was 80 s on its way.
+    s.now = 90 * SECOND;
+    s.hear(ToWorker::HeartbeatAnswer);
+    s.out.clear();
+    s.tell(Event::Disconnected);
+    s.at(129);
+    s.quiet();
+    s.at(130);
+    comes!(s, Action::Kill(_));
+    comes!(s, Action::Exit { clean: false, .. });
+    s.quiet();
+}
+
+#[test]
+fn a_leaving_worker_hands_back_what_has_not_started_and_ends_after_the_rest() {
+    let mut s = Story::new();
+    s.run(execution(0, 1));
+    s.hear(ToWorker::Leave { reason: "scaled down".into(), now: false });
+    s.hear(ToWorker::Compute(vec![assignment(execution(1, 1), vec![])]));
+    comes!(s, Action::Send(FromWorker::Finished(done)) if done[0].outcome == Outcome::Cancelled);
+    s.tell(ended(execution(0, 1)));
+    comes!(s, Action::Send(FromWorker::Finished(_)));
+    s.quiet();
+    s.hear(ToWorker::Acknowledge { executions: vec![execution(0, 1), execution(1, 1)] });
+    comes!(s, Action::Send(FromWorker::Goodbye { .. }));
+    comes!(s, Action::Exit { clean: true, .. });
+    s.quiet();
+}
