@@ -459,9 +459,8 @@ impl Core {
             allocation.had_worker = true;
             allocation.unseen = false;
             allocation.absent_polls = 0;
-            // It counts again, if the batch system had lost sight of it.
-            if is_open(allocation) || !allocation.given_up {
-                a.ended.retain(|ended| *ended != id);
+            // One that counts as over stays so: its worker is asked to leave, and another takes its place.
+            if is_open(allocation) {
                 allocation.state = AllocationStateName::Running;
             }
             a.failed_starts = 0;

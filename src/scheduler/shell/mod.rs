@@ -163,7 +163,7 @@ fn core_config(spec: &ClusterSpec, epoch: u32, journal: &Journal, first_allocati
         worker_shape: Some(Resources {
             cores: settings.profile.cores.max(1),
             memory: settings.profile.memory,
-            named: Vec::new(),
+            named: settings.profile.resources.iter().map(|(n, count)| (n.clone(), *count)).collect(),
         }),
         max_pending_allocations: settings.scheduler.max_pending,
         max_submits_per_minute: settings.scheduler.submits_per_minute,
