@@ -50,6 +50,10 @@ pub(super) enum Step {
     Rest {
         seconds: u64,
     },
+    /// Goes away in the middle of its stream.
+    Away {
+        seconds: u64,
+    },
 }
 
 pub(super) struct Client {
@@ -159,6 +163,13 @@ impl World {
         }
         if let Step::Rest { seconds } = step {
             self.clients[client].steps.pop_front();
+            return self.after(seconds * SECOND, Happening::ClientSteps { client });
+        }
+        if let Step::Away { seconds } = step {
+            self.clients[client].steps.pop_front();
+            if let Some(link) = self.clients[client].link.take() {
+                self.peer_closes(link);
+            }
             return self.after(seconds * SECOND, Happening::ClientSteps { client });
         }
         let Some(link) = self.clients[client].link else { return self.client_links_soon(client) };

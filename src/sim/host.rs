@@ -221,7 +221,7 @@ impl World {
                         self.disk.files.remove(&output.temporary);
                     }
                 }
-                Action::Exit { clean, .. } => exit = Some(clean),
+                Action::Exit { clean, reason } => exit = Some((clean, reason)),
             }
         }
         if let Some(link) = self.hosts[host].link.filter(|_| !messages.is_empty())
@@ -229,7 +229,9 @@ impl World {
         {
             self.send_up(link, frame);
         }
-        if let Some(clean) = exit {
+        if let Some((clean, reason)) = exit {
+            let gave_up = reason.starts_with("no scheduler");
+            self.count("run", if gave_up { "workers gave their scheduler up" } else { "workers left" });
             self.host_exits(host, clean);
         }
     }
@@ -251,7 +253,6 @@ impl World {
     /// The worker's process ends; its children were killed before, or are now.
     fn host_exits(&mut self, host: usize, clean: bool) {
         self.note(|| format!("worker {host} exits"));
-        self.count("run", if clean { "clean exits of workers" } else { "unclean exits of workers" });
         self.hosts[host].is_alive = false;
         if let Some(link) = self.hosts[host].link.take() {
             self.peer_closes(link);
@@ -354,7 +355,7 @@ impl World {
     pub fn cut_host_off(&mut self) {
         let Some(host) = self.random_host() else { return };
         self.count_fault(Fault::HostUnreachable);
-        let until = self.now + self.random.span(1_000, 300_000);
+        let until = self.now + self.random.span(1_000, 400_000);
         self.isolate(host, until);
     }
 

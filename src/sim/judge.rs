@@ -5,9 +5,31 @@ use super::runners::{digest_stored, targets};
 use super::truth::End;
 use super::world::World;
 use crate::graph::TaskId;
-use crate::protocol::{ErrorKind, TaskReport, TaskStateName, ToWorker};
+use crate::protocol::{ErrorKind, Execution, TaskReport, TaskStateName, ToWorker};
+use crate::scheduler::record::{Fate, Record};
 
 impl World {
+    /// What is journalled of an execution's end is what happened to that very execution.
+    pub fn judge_fates(&mut self, record: &Record) {
+        let Record::Fates(fates) = record else { return };
+        let is_true = |execution: &Execution, fate: &Fate| {
+            let end = self.truth.ends.get(execution);
+            match fate {
+                Fate::Held { .. } | Fate::Stored { .. } | Fate::Accepted { .. } => end == Some(&End::Well),
+                Fate::Retried => end == Some(&End::Failed) || self.truth.revoked.contains(execution),
+                Fate::Revoked => self.truth.revoked.contains(execution),
+                Fate::Erred { error, .. } if matches!(error.kind, ErrorKind::Exit(_)) => {
+                    end == Some(&End::Failed)
+                }
+                Fate::Erred { .. } | Fate::Placed => true,
+            }
+        };
+        if let Some((execution, fate)) = fates.iter().find(|(execution, fate)| !is_true(execution, fate)) {
+            let why = format!("{execution:?} is journalled as {fate:?}, which isn't what happened to it");
+            self.violate(why);
+        }
+    }
+
     /// A task may be given to a worker only once its graph is durable: after a restart its number may mean another.
     pub fn judge_compute(&mut self, message: &ToWorker) {
         let ToWorker::Compute(assignments) = message else { return };

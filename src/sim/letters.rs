@@ -4,7 +4,7 @@ use super::Plant;
 use super::report::variant;
 use super::world::World;
 use crate::protocol::{self, Completion, FromWorker, ToClient, ToWorker};
-use crate::scheduler::event::JournalSeq;
+use crate::scheduler::event::{Event, JournalSeq};
 use std::collections::{BTreeMap, VecDeque};
 
 pub(super) enum Letter {
@@ -78,25 +78,23 @@ impl World {
         }
     }
 
-    /// A planted defect: completions pass for those of the current attempt.
-    pub fn plant_stale_attempt(&self, message: FromWorker) -> FromWorker {
-        let (Some(Plant::TakeStaleAttempt), Some(server)) = (self.config.plant, &self.server) else {
-            return message;
+    /// A planted defect: every completion passes for one of the current attempt, from the worker that has it.
+    pub fn plant_stale_attempts(&mut self, message: &FromWorker) {
+        let (Some(Plant::TakeStaleAttempt), Some(server)) = (self.config.plant, &self.server) else { return };
+        let completions = match message {
+            FromWorker::Finished(completions) => completions,
+            FromWorker::Register(registration) => &registration.completions,
+            _ => return,
         };
-        let forge = |mut completion: Completion| {
-            let current = server.core.current_execution(completion.execution.task);
-            completion.execution = current.unwrap_or(completion.execution);
-            completion
+        let forge = |completion: &Completion| {
+            let task = completion.execution.task;
+            let (peer, execution) = (server.core.assigned_peer(task)?, server.core.current_execution(task)?);
+            let forged = FromWorker::Finished(vec![Completion { execution, ..completion.clone() }]);
+            (execution != completion.execution).then_some((peer, forged))
         };
-        match message {
-            FromWorker::Finished(completions) => {
-                FromWorker::Finished(completions.into_iter().map(forge).collect())
-            }
-            FromWorker::Register(mut registration) => {
-                registration.completions = registration.completions.into_iter().map(forge).collect();
-                FromWorker::Register(registration)
-            }
-            other => other,
+        let forged: Vec<_> = completions.iter().filter_map(forge).collect();
+        for (peer, message) in forged {
+            self.server_takes(None, Event::FromWorker { peer, message });
         }
     }
 }

@@ -130,6 +130,7 @@ impl World {
         if run.is_command {
             self.truth.end(run.key, execution, host, self.now, end);
         }
+        self.truth.ends.insert(execution, end);
         self.host_takes(host, Incoming::Ended(execution, nanos, outcome, value));
         self.look_at_job(self.hosts[host].job);
     }

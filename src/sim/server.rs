@@ -116,7 +116,7 @@ impl World {
             }),
             Peer::Host(_) | Peer::Supervisor => protocol::decode::<FromWorker>(frame).map(|messages| {
                 for message in messages {
-                    let message = self.plant_stale_attempt(message);
+                    self.plant_stale_attempts(&message);
                     self.count("to scheduler", worker_message(&message));
                     self.server_takes(Some(link), Event::FromWorker { peer: PeerId(link), message });
                 }
@@ -163,7 +163,7 @@ impl World {
         }
     }
 
-    fn server_takes(&mut self, link: Option<u64>, event: Event) {
+    pub fn server_takes(&mut self, link: Option<u64>, event: Event) {
         let Some(server) = &mut self.server else { return };
         server.inbox.push((link, event));
         if !std::mem::replace(&mut server.wakes, true) {
@@ -265,6 +265,7 @@ impl World {
                     self.violate(format!("record {} reads back differently", seq.0));
                 }
                 self.truth.learn(&record);
+                self.judge_fates(&record);
                 self.count("record", variant(&format!("{record:?}")));
                 self.persist(seq.0, bytes);
                 if plant == Some(Plant::FreeEarly) {

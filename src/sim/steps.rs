@@ -37,7 +37,12 @@ impl World {
             if self.random.chance(0.3) {
                 steps.push_back(Step::Rest { seconds: self.random.between(1, 90) });
             }
-            steps.extend((0..plan.parts.len()).map(|part| Step::Submit { graph, part }));
+            for part in 0..plan.parts.len() {
+                if part > 0 && self.random.chance(0.05) {
+                    steps.push_back(Step::Away { seconds: self.random.between(10, 150) });
+                }
+                steps.push_back(Step::Submit { graph, part });
+            }
             if self.random.chance(0.2) {
                 plan.cancel_asked = true;
                 let request = self.request_id();
@@ -98,7 +103,7 @@ impl World {
             Step::WaitAll => Request::Wait { keys: vec![], progress: false },
             Step::Results { graph } => Request::Results(keys_of(graph)?),
             Step::Down => Request::Down { drain_ms: 5_000 },
-            Step::AwaitHealing | Step::AwaitOthers | Step::Rest { .. } => return None,
+            Step::AwaitHealing | Step::AwaitOthers | Step::Rest { .. } | Step::Away { .. } => return None,
         })
     }
 

@@ -36,6 +36,8 @@ pub struct Truth {
     graph_externals: HashMap<GraphId, Vec<TaskId>>,
     /// Runs of commands by key.
     pub runs: BTreeMap<u64, Vec<Run>>,
+    /// How executions ended on their workers, kernels too.
+    pub ends: HashMap<Execution, End>,
     /// Executions whose outputs could not be brought to their place.
     pub revoked: BTreeSet<Execution>,
     /// Which execution's file came to each target.

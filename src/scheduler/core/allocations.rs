@@ -18,8 +18,6 @@ const MAX_FAILED_STARTS: u32 = 5;
 /// First wait after a failed start or a passing refusal; doubles up to [`MAX_BACKOFF`].
 const FIRST_BACKOFF: Duration = Duration::from_secs(2);
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
-/// A new scheduler decides nothing before the batch system has told of the allocations that it took over; for so long.
-const MAX_UNSEEN: Duration = Duration::from_secs(300);
 /// Ended allocations that stay known.
 const MAX_ENDED: usize = 100;
 
@@ -155,7 +153,8 @@ fn is_open(allocation: &Allocation) -> bool {
 }
 
 impl Core {
-    /// Allocations whose state the batch system should be asked for.
+    /// Allocations whose state the batch system should be asked for, those of older epochs among them: until it has
+    /// told of each, nothing is asked for or given up.
     pub fn allocations_to_ask_about(&self) -> Vec<AllocationId> {
         self.allocations.open()
     }
@@ -216,8 +215,7 @@ impl Core {
     /// Whether there are allocations of older epochs whose state isn't known: nothing is given up or asked for on a
     /// guess.
     fn waits_for_first_answer(&mut self, out: &mut Vec<Action>) -> bool {
-        let waits = self.allocations.list.values().any(|a| is_open(a) && a.unseen)
-            && self.now.since(self.started) < MAX_UNSEEN;
+        let waits = self.allocations.list.values().any(|a| is_open(a) && a.unseen);
         if waits && !std::mem::replace(&mut self.allocations.asked, true) {
             out.push(Action::Poll);
         }

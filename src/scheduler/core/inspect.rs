@@ -4,6 +4,7 @@ use super::Core;
 use super::task::TaskState;
 use crate::graph::TaskId;
 use crate::protocol::Execution;
+use crate::scheduler::event::PeerId;
 
 impl Core {
     /// Every task with the name of its state.
@@ -21,6 +22,14 @@ impl Core {
 
     pub fn state_name(&self, task: TaskId) -> Option<&'static str> {
         self.state(task).map(name)
+    }
+
+    /// The link of the worker that a task is assigned to.
+    pub fn assigned_peer(&self, task: TaskId) -> Option<PeerId> {
+        match self.state(task) {
+            Some(TaskState::Assigned { worker }) => self.workers.get(worker)?.peer(),
+            _ => None,
+        }
     }
 
     /// The last execution of a task that this core knows of.
