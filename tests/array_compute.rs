@@ -4,7 +4,7 @@
 mod arrays;
 
 use arrays::*;
-use jobq::array::{ArrayError, discard, inputs::expand, open, plan, summary::Summary};
+use jobq::array::{ArrayError, begin, discard, inputs::expand, open, plan, summary::Summary};
 use jobq::format::example::{WindSizes, example_winds};
 use jobq::format::netcdf4::FileSpec;
 use jobq::format::{AttrValue, Attribute, DType};
@@ -64,6 +64,7 @@ fn the_wind_study_has_the_variances_of_a_two_pass_reference() {
         "{}",
         made.describe()
     );
+    begin(&made).unwrap();
     run(&made.graph, 0, 1).unwrap();
 
     let (u, v) = (joined(&paths, "x_wind"), joined(&paths, "y_wind"));
@@ -120,15 +121,14 @@ fn tasks_that_come_late_find_the_file_finished_and_leave_it() {
     let paths = small_winds(dir.path());
     let out = dir.path().join("late.nc");
     let made = plan(&request(STUDY, &paths, &out)).unwrap();
+    begin(&made).unwrap();
     let values = run(&made.graph, 0, 1).unwrap();
     let bytes = std::fs::read(&out).unwrap();
     let last = made.graph.len() - 1;
     run_task(&made.graph, last, &values).unwrap();
     run_task(&made.graph, last - 1, &values).unwrap();
     assert_eq!(std::fs::read(&out).unwrap(), bytes);
-    // A layout that runs late makes the temporary file anew; discarding the plan removes it, and only it.
     run_task(&made.graph, last - 2, &values).unwrap();
-    assert!(made.temporary.exists());
     discard(&made).unwrap();
     discard(&made).unwrap();
     assert!(!made.temporary.exists());
@@ -137,6 +137,30 @@ fn tasks_that_come_late_find_the_file_finished_and_leave_it() {
     std::fs::write(&out, vec![1; bytes.len()]).unwrap();
     let error = run_task(&made.graph, last - 1, &values).unwrap_err();
     assert!(error.message.contains("removed while it was written"), "{error}");
+}
+
+#[test]
+fn tasks_that_run_after_their_plan_was_given_up_leave_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = small_winds(&dir.path().join("in"));
+    let made = plan(&request(STUDY, &paths, &dir.path().join("out.nc"))).unwrap();
+    let last = made.graph.len() - 1;
+    begin(&made).unwrap();
+    let mut values: Vec<_> = vec![None; made.graph.len()];
+    for task in 0..last {
+        values[task] = Some(run_task(&made.graph, task, &values).unwrap());
+    }
+    discard(&made).unwrap();
+    // The layout, the writing and the closing task, each as if it had been on its way when that happened.
+    for task in last - 2..=last {
+        let error = run_task(&made.graph, task, &values).unwrap_err();
+        assert!(error.message.contains("removed while it was written"), "{error}");
+        assert!(error.message.contains("/.out.nc.jobq-"), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "only the inputs' folder");
+    }
+    std::fs::remove_dir_all(dir.path()).unwrap();
+    let error = run_task(&made.graph, last - 2, &values).unwrap_err();
+    assert!(error.message.contains("the output's directory is not visible on "), "{error}");
 }
 
 #[test]
@@ -272,6 +296,7 @@ fn a_large_tile_is_reduced_in_parts_that_are_merged() {
     let made = plan(&request("m = mean(u); v = var(u); hi = max(u)", &[path], &out)).unwrap();
     assert_eq!((tasks_of(&made.graph, "partial"), tasks_of(&made.graph, "finish")), (2, 1));
     assert_eq!(tasks_of(&made.graph, "tile"), 0);
+    begin(&made).unwrap();
     run(&made.graph, 17, 1).unwrap();
     let (n, mean, m2) = two_pass(values.iter().map(|v| f64::from(*v)));
     let result = read(&out);
@@ -388,6 +413,7 @@ fn what_happens_to_files_after_planning_is_told() {
     let paths = small_winds(&dir.path().join("in"));
     let out = dir.path().join("out.nc");
     let made = plan(&request("m = mean(x_wind, time)", &paths, &out)).unwrap();
+    begin(&made).unwrap();
     // Somebody else makes the output: it is not replaced, at the very end.
     let close = made.graph.len() - 1;
     let mut values: Vec<_> = vec![None; made.graph.len()];

@@ -43,7 +43,7 @@ pub struct ComputeRequest {
 pub struct Plan {
     pub graph: Graph,
     pub summary: PlanSummary,
-    /// The file that is written until it is whole; [`discard`] removes it.
+    /// The file that is written until it is whole; [`begin`] makes it, [`discard`] removes it.
     pub temporary: PathBuf,
 }
 
@@ -118,8 +118,17 @@ pub fn plan(request: &ComputeRequest) -> Result<Plan, ArrayError> {
     Ok(Plan { graph, summary, temporary })
 }
 
+/// Makes the empty temporary file, which the plan's tasks then write to: to be called before any of them runs. Only
+/// who owns the plan makes it, so that a task that is late, after [`discard`], can't make it again.
+///
+/// # Errors
+/// The file can't be made: its folder is full, or not to be written to.
+pub fn begin(plan: &Plan) -> std::io::Result<()> {
+    std::fs::OpenOptions::new().write(true).create_new(true).open(&plan.temporary).map(drop)
+}
+
 /// Removes what an unfinished plan has left: to be called after a failure or a cancellation, and harmless after
-/// success. A plan that never ran leaves nothing.
+/// success, and before [`begin`]. Nothing comes back after it, though tasks may still be running somewhere.
 ///
 /// # Errors
 /// The file is there and can't be removed.

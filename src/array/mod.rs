@@ -24,7 +24,7 @@ pub mod stages;
 pub mod summary;
 mod variable;
 
-pub use compute::{ComputeRequest, Plan, discard, plan};
+pub use compute::{ComputeRequest, Plan, begin, discard, plan};
 pub use dataset::{Joined, open};
 
 use expression::ExpressionError;

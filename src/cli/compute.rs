@@ -166,6 +166,18 @@ impl Stops {
     }
 }
 
+/// Makes the temporary file: from here on, a signal must find somebody who removes it.
+fn begin(plan: &Plan) -> Result<(), CliError> {
+    array::begin(plan).map_err(|error| {
+        let exit = if error.kind() == std::io::ErrorKind::PermissionDenied {
+            Exit::Permission
+        } else {
+            Exit::Config
+        };
+        CliError::new(exit, format!("{}: can't be made: {error}", plan.temporary.display()))
+    })
+}
+
 fn locally(plan: &Plan, host: &Host, bar: &ProgressBar, context: &Context) -> Result<(), CliError> {
     let cancel = AtomicBool::new(false);
     let (ended, mut end) = tokio::sync::oneshot::channel();
@@ -178,6 +190,7 @@ fn locally(plan: &Plan, host: &Host, bar: &ProgressBar, context: &Context) -> Re
         block_on(async {
             // Before there is anything to stop.
             let mut stops = Stops::new()?;
+            begin(plan)?;
             context.out.detail(format!("computing on {} threads; Ctrl-C stops it", host.threads));
             scope.spawn(work);
             let stopped = tokio::select! {
@@ -208,6 +221,7 @@ async fn on_cluster(plan: &Plan, bar: &ProgressBar, context: &Context) -> Result
     check_size(plan.graph.columns())?;
     let mut client = client(context).await?;
     let mut stops = Stops::new()?;
+    begin(plan)?;
     let name = plan.summary.out.file_name().unwrap_or_default().to_string_lossy();
     let options = GraphOptions { label: format!("compute {name}"), max_failures: Some(0) };
     let graph = submitted(&mut client, plan, options, &mut stops).await?;

@@ -1,9 +1,11 @@
 //! The kernels that write one netCDF-4 file together, from any workers in any order, with the same bytes always.
 //!
-//! `array.sizes` tells how long a tile's encoded chunks are; `array.layout` decides from all of them where every
-//! byte goes, and makes the temporary file beside the target; `array.write` puts chunks there; `array.close` adds
-//! the metadata, gives the file its name, and makes both durable. Each may run twice, on any worker, also after a
-//! later one has run: what is done already is checked and left as it is.
+//! Who owns the plan makes an empty temporary file beside the target before any task runs, and removes it if the plan
+//! fails; no task ever makes it, so a late one leaves nothing behind. `array.sizes` tells how long a tile's encoded
+//! chunks are; `array.layout` decides from all of them where every byte goes, and gives the temporary file its
+//! length; `array.write` puts chunks there; `array.close` adds the metadata, gives the file its name, and makes both
+//! durable. Each may run twice, on any worker, also after a later one has run: what is done already is checked and
+//! left as it is.
 
 use super::source::host;
 use super::tile::numbers;
@@ -56,7 +58,7 @@ pub(super) fn layout(call: &Call<'_>) -> Result<Value, KernelError> {
     let plan: OutputPlan = decoded(call.params)?;
     let chunks = encoded_chunks(&plan, call.inputs)?;
     let made = lay_out(&plan.spec, &chunks).map_err(|e| KernelError::new(e.to_string()))?;
-    create(&plan.temporary, made.len)?;
+    reserve(&plan, made.len)?;
     Ok(Places { len: made.len, offsets: made.chunk_offsets, sizes: chunks }.value())
 }
 
@@ -190,28 +192,39 @@ fn encoded_chunks(plan: &OutputPlan, sizes: &[Value]) -> Result<Vec<EncodedChunk
     Ok(chunks)
 }
 
-/// Makes the temporary file, its room reserved where the file system can. A repeat must not empty it: others may be
-/// writing already.
-fn create(temporary: &Path, len: u64) -> Result<(), KernelError> {
-    let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => KernelError::new(format!(
-            "the output's directory is not visible on {}: {}",
-            host(),
-            temporary.parent().unwrap_or(Path::new(".")).display()
-        )),
-        _ => io_error(&error, temporary),
+/// Gives the temporary file its length, its room reserved where the file system can. A repeat must not empty it:
+/// others may be writing already.
+fn reserve(plan: &OutputPlan, len: u64) -> Result<(), KernelError> {
+    let OutputPlan { target, temporary, .. } = plan;
+    let file = match OpenOptions::new().write(true).open(temporary) {
+        Ok(file) => file,
+        // A repeat that comes after the end; who reads the places checks the bytes.
+        Err(_) if is_absent(temporary) && std::fs::metadata(target).is_ok_and(|m| m.len() == len) => {
+            return Ok(());
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(gone(temporary)),
+        Err(error) => return Err(io_error(&error, temporary)),
     };
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(temporary).map_err(failed)?;
     if let Ok(length) = i64::try_from(len)
         && length > 0
         && let Err(errno @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)) =
             fallocate(&file, FallocateFlags::empty(), 0, length)
     {
-        // Other errors only say that this file system can't reserve.
-        let _ = std::fs::remove_file(temporary);
+        // Other errors only say that this file system can't reserve. What was taken of the room is given back.
+        let _ = file.set_len(0);
         return Err(io_error(&errno.into(), temporary));
     }
-    file.set_len(len).map_err(failed)
+    file.set_len(len).map_err(|error| io_error(&error, temporary))
+}
+
+/// The temporary file isn't there: this host doesn't see its folder, or the plan's owner has given it up.
+fn gone(temporary: &Path) -> KernelError {
+    let folder = temporary.parent().unwrap_or(Path::new("."));
+    KernelError::new(if folder.is_dir() {
+        format!("not visible on {}, or removed while it was written: {}", host(), temporary.display())
+    } else {
+        format!("the output's directory is not visible on {}: {}", host(), folder.display())
+    })
 }
 
 /// Metadata and superblock, as pieces of the file.
@@ -228,13 +241,7 @@ fn check_written(
     offset: u64,
     bytes: &[u8],
 ) -> Result<(), KernelError> {
-    let gone = || {
-        KernelError::new(format!(
-            "not visible on {}, or removed while it was written: {}",
-            host(),
-            temporary.display()
-        ))
-    };
+    let gone = || gone(temporary);
     let file = File::open(target).map_err(|_| gone())?;
     if file.metadata().map_or(0, |m| m.len()) != len {
         return Err(gone());

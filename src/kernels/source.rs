@@ -6,7 +6,7 @@ use super::program::Decode;
 use crate::format::decode::{Scratch, read_slab};
 use crate::format::grid::{Place, copy_box};
 use crate::format::read_at::LocalFile;
-use crate::format::{Dataset, ReadAt, Storage, hdf5};
+use crate::format::{Dataset, FormatError, ReadAt, Storage, hdf5};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -109,7 +109,15 @@ impl FileStamp {
         if now != *self {
             return Err(KernelError::new(format!("changed since the plan was made: {}", self.path)));
         }
-        CACHE.open(self).map_err(|error| KernelError::new(error.to_string()))
+        CACHE.open(self).map_err(|error| told(&error))
+    }
+}
+
+/// What can't be read on one host may be readable on another: the message says on which it was tried.
+fn told(error: &FormatError) -> KernelError {
+    match error {
+        FormatError::Io { .. } => KernelError::new(format!("{error} (on {})", host())),
+        _ => KernelError::new(error.to_string()),
     }
 }
 
@@ -180,8 +188,7 @@ impl Source {
                 self.variable
             )));
         };
-        read_slab(&*file, &dataset, variable, start, count, scratch, out)
-            .map_err(|error| KernelError::new(error.to_string()))
+        read_slab(&*file, &dataset, variable, start, count, scratch, out).map_err(|error| told(&error))
     }
 }
 
@@ -194,7 +201,7 @@ struct Cache {
 static CACHE: Cache = Cache { datasets: Mutex::new(Vec::new()), files: Mutex::new(Vec::new()) };
 
 impl Cache {
-    fn open(&self, stamp: &FileStamp) -> Result<OpenFile, crate::format::FormatError> {
+    fn open(&self, stamp: &FileStamp) -> Result<OpenFile, FormatError> {
         let file = match used(&self.files, stamp) {
             Some(file) => file,
             None => {

@@ -1,6 +1,6 @@
 //! Runs graphs of kernels in this thread, and makes and reads small files.
 
-use jobq::array::{ComputeRequest, Plan, plan};
+use jobq::array::{ComputeRequest, Plan, begin, plan};
 use jobq::format::netcdf4::{
     EncodeScratch, EncodedChunks, FileSpec, OutFile, VarSpec, VarStorage, encode_chunk, layout, pad_chunk,
 };
@@ -76,6 +76,7 @@ pub fn request(statements: &str, inputs: &[PathBuf], out: &Path) -> ComputeReque
 /// Plans and runs; the output's bytes.
 pub fn computed(request: &ComputeRequest, seed: u64, times: usize) -> Vec<u8> {
     let plan: Plan = plan(request).unwrap_or_else(|e| panic!("{e}"));
+    begin(&plan).unwrap();
     run(&plan.graph, seed, times).unwrap_or_else(|e| panic!("{e}"));
     assert!(!plan.temporary.exists());
     std::fs::read(&request.out).unwrap()
