@@ -241,8 +241,7 @@ pub mod worker {
         let ended = runtime.block_on(crate::worker::shell::run(options));
         runtime.shutdown_timeout(std::time::Duration::from_secs(1));
         match ended {
-            Ok(end) if end.clean => Ok(Exit::Ok),
-            Ok(end) => Err(CliError::unavailable(end.reason)),
+            Ok(_) => Ok(Exit::Ok),
             Err(error) => Err(CliError::config(format!("{error:#}"))),
         }
     }

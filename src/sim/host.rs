@@ -221,7 +221,7 @@ impl World {
                         self.disk.files.remove(&output.temporary);
                     }
                 }
-                Action::Exit { clean, reason } => exit = Some((clean, reason)),
+                Action::Exit { reason } => exit = Some(reason),
             }
         }
         if let Some(link) = self.hosts[host].link.filter(|_| !messages.is_empty())
@@ -229,10 +229,10 @@ impl World {
         {
             self.send_up(link, frame);
         }
-        if let Some((clean, reason)) = exit {
+        if let Some(reason) = exit {
             let gave_up = reason.starts_with("no scheduler");
             self.count("run", if gave_up { "workers gave their scheduler up" } else { "workers left" });
-            self.host_exits(host, clean);
+            self.host_exits(host);
         }
     }
 
@@ -251,16 +251,13 @@ impl World {
     }
 
     /// The worker's process ends; its children were killed before, or are now.
-    fn host_exits(&mut self, host: usize, clean: bool) {
+    fn host_exits(&mut self, host: usize) {
         self.note(|| format!("worker {host} exits"));
         self.hosts[host].is_alive = false;
         if let Some(link) = self.hosts[host].link.take() {
             self.peer_closes(link);
         }
         self.end_groups(host);
-        if !clean {
-            self.supervise(host);
-        }
     }
 
     /// The supervisor has killed what a dead worker left running.

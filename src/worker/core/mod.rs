@@ -100,7 +100,6 @@ pub enum Action {
     /// End this process.
     Exit {
         reason: String,
-        clean: bool,
     },
 }
 
@@ -368,7 +367,7 @@ impl Core {
             }
             ToWorker::Refused { reason } => {
                 self.kill_everything(out);
-                self.exit(format!("the scheduler refused this worker: {reason}"), true, out);
+                self.exit(format!("the scheduler refused this worker: {reason}"), out);
             }
             ToWorker::HeartbeatAnswer => self.note_answer(),
             ToWorker::Ops { graph, ops } => {
@@ -418,8 +417,8 @@ impl Core {
         if !self.exited && self.now >= self.death() {
             self.kill_everything(out);
             let timeout = self.config.death_timeout.as_secs();
-            // Cleanly: another life of this worker would find as little.
-            self.exit(format!("no scheduler for {timeout} s"), true, out);
+            // For good: another life of this worker would find as little.
+            self.exit(format!("no scheduler for {timeout} s"), out);
         }
     }
 
@@ -446,14 +445,14 @@ impl Core {
         if acknowledged || self.now >= by {
             let reason = leaving.reason.clone();
             out.push(Action::Send(FromWorker::Goodbye { reason: reason.clone() }));
-            self.exit(reason, true, out);
+            self.exit(reason, out);
         }
     }
 
-    fn exit(&mut self, reason: String, clean: bool, out: &mut Vec<Action>) {
+    fn exit(&mut self, reason: String, out: &mut Vec<Action>) {
         if !self.exited {
             self.exited = true;
-            out.push(Action::Exit { reason, clean });
+            out.push(Action::Exit { reason });
         }
     }
 

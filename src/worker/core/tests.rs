@@ -184,7 +184,7 @@ fn a_late_answer_proves_nothing_beyond_the_heartbeat_that_it_answers() {
     s.quiet();
     s.at(130);
     comes!(s, Action::Kill(_));
-    comes!(s, Action::Exit { clean: true, .. });
+    comes!(s, Action::Exit { .. });
     s.quiet();
 }
 
@@ -200,6 +200,6 @@ fn a_leaving_worker_hands_back_what_has_not_started_and_ends_after_the_rest() {
     s.quiet();
     s.hear(ToWorker::Acknowledge { executions: vec![execution(0, 1), execution(1, 1)] });
     comes!(s, Action::Send(FromWorker::Goodbye { .. }));
-    comes!(s, Action::Exit { clean: true, .. });
+    comes!(s, Action::Exit { .. });
     s.quiet();
 }

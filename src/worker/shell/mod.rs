@@ -62,12 +62,10 @@ enum Incoming {
     Kernels(Vec<super::run::KernelDone>),
 }
 
-/// How a worker ended.
+/// How a worker ended: always as it should; a crash ends the process without one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct End {
     pub reason: String,
-    /// It left as it should; else its supervisor starts another.
-    pub clean: bool,
 }
 
 /// Runs a worker until it leaves.
@@ -299,7 +297,7 @@ impl Shell {
                 Action::Free(task) => drop(self.store.free(task)),
                 Action::Place { execution, outputs } => self.running.place(execution, outputs),
                 Action::Discard(outputs) => self.running.discard(outputs),
-                Action::Exit { reason, clean } => self.end = Some(End { reason, clean }),
+                Action::Exit { reason } => self.end = Some(End { reason }),
             }
         }
         self.running.flush();
