@@ -80,4 +80,6 @@ pub enum Fate {
     },
     /// A failed try that is to be repeated.
     Retried,
+    /// Cancelled with the rest of its graph, because too many failed, while its value was being made again.
+    Cancelled,
 }

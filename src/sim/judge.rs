@@ -21,7 +21,7 @@ impl World {
                 Fate::Erred { error, .. } if matches!(error.kind, ErrorKind::Exit(_)) => {
                     end == Some(&End::Failed)
                 }
-                Fate::Erred { .. } | Fate::Placed => true,
+                Fate::Erred { .. } | Fate::Placed | Fate::Cancelled => true,
             }
         };
         if let Some((execution, fate)) = fates.iter().find(|(execution, fate)| !is_true(execution, fate)) {

@@ -43,11 +43,11 @@ impl World {
                 }
                 steps.push_back(Step::Submit { graph, part });
             }
-            if self.random.chance(0.2) {
+            if self.random.chance(0.4) {
                 plan.cancel_asked = true;
                 let request = self.request_id();
                 steps.extend([
-                    Step::Rest { seconds: self.random.between(0, 40) },
+                    Step::Rest { seconds: self.random.span(1_000, 40_000) / super::SECOND },
                     Step::Cancel { graph, request },
                 ]);
             }

@@ -215,7 +215,7 @@ impl Core {
     }
 
     /// Whether some execution of it ended well once (its value was lost since).
-    fn was_finished(&self, task: TaskId) -> bool {
+    pub(super) fn was_finished(&self, task: TaskId) -> bool {
         self.record(task).is_some_and(|r| r.attempt > 0 && r.micros > 0 && self.consumes_values(task))
     }
 

@@ -108,7 +108,7 @@ impl Core {
 
     fn replay_fate(&mut self, execution: Execution, fate: Fate) {
         let task = execution.task;
-        if matches!(fate, Fate::Erred { .. }) {
+        if matches!(fate, Fate::Erred { .. } | Fate::Cancelled) {
             self.lose_again(task);
         }
         if self.state(task).is_none_or(|state| state.is_settled()) {
@@ -146,6 +146,9 @@ impl Core {
             Fate::Erred { error, result } => {
                 self.keep_result(task, result);
                 self.fail(task, error);
+            }
+            Fate::Cancelled => {
+                self.cancel(task);
             }
             Fate::Retried => {
                 self.update(task, |record| record.retries_used = record.retries_used.saturating_add(1));

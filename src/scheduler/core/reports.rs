@@ -15,18 +15,19 @@ impl Core {
     pub(super) fn results(&self, keys: &[Key]) -> Reply {
         let mut reports = Vec::new();
         for key in keys {
-            let tasks: Vec<TaskId> = match key {
-                Key::Graph(graph) => match self.graphs.get(graph) {
-                    Some(g) => (0..(g.tasks.len() as u32).min(MAX_LISTED)).map(|i| g.task_id(i)).collect(),
-                    None => Vec::new(),
-                },
-                Key::Task(task) => self.state(*task).map(|_| *task).into_iter().collect(),
-                Key::Named(name) => self.names.get(name).copied().into_iter().collect(),
+            let tasks: Option<Vec<TaskId>> = match key {
+                // An empty graph is known, too.
+                Key::Graph(graph) => self
+                    .graphs
+                    .get(graph)
+                    .map(|g| (0..(g.tasks.len() as u32).min(MAX_LISTED)).map(|i| g.task_id(i)).collect()),
+                Key::Task(task) => self.state(*task).map(|_| vec![*task]),
+                Key::Named(name) => self.names.get(name).map(|task| vec![*task]),
             };
-            if tasks.is_empty() {
+            let Some(tasks) = tasks else {
                 let reason = format!("there is no task or graph '{key}'");
                 return Reply::Refused { kind: RefusalKind::Unknown, reason };
-            }
+            };
             reports.extend(tasks.into_iter().filter_map(|task| self.task_report(task, true)));
             if reports.len() > MAX_LISTED as usize {
                 let reason = format!("more than {MAX_LISTED} results asked for at once");

@@ -222,7 +222,14 @@ impl Core {
             return;
         }
         for index in 0..state.tasks.len() as u32 {
-            self.cancel(TaskId { graph, index });
+            let task = TaskId { graph, index };
+            // By the records it has succeeded: that it was unfinished again is news to them.
+            if self.cancel(task)
+                && self.was_finished(task)
+                && let Some(execution) = self.execution(task)
+            {
+                self.note_fate(execution, Fate::Cancelled);
+            }
         }
     }
 

@@ -323,3 +323,13 @@ fn the_end_of_a_cluster_leaves_no_deadline_in_the_past() {
     s.wait_secs(3);
     assert!(s.core.deadline().is_some_and(|deadline| deadline > s.now));
 }
+
+#[test]
+fn an_empty_graph_has_no_results_but_is_known() {
+    let mut s = Story::new();
+    s.submit(9, graph(&[], &[]));
+    s.skip();
+    s.ask(Request::Results(vec![crate::graph::Key::Graph(GraphId(1))]));
+    comes!(s, Action::ToClient { message: ToClient { reply: Reply::Results(found), .. }, .. } if found.is_empty());
+    s.quiet();
+}

@@ -58,6 +58,27 @@ fn a_failure_of_a_task_that_had_succeeded_before_stays() {
 }
 
 #[test]
+fn a_task_cancelled_with_its_graph_while_its_value_was_made_again_stays_cancelled() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.ask(Request::Submit {
+        request: RequestId(9),
+        part: 0,
+        last: true,
+        columns: Box::new(graph(&[(kernel(), &[]), (command(0, 0), &[])], &[0])),
+        options: GraphOptions { max_failures: Some(0), ..GraphOptions::default() },
+    });
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    s.register(2, Registration { cores: 2, ..registration("v") });
+    s.worker_says(1, FromWorker::ValuesLost(vec![task(1, 0)]));
+    let peer = if s.core.assigned_peer(task(1, 1)) == Some(PeerId(1)) { 1 } else { 2 };
+    s.finish(peer, erred(execution(task(1, 1), 1, 1)));
+    assert_eq!(s.state(task(1, 0)), "cancelled");
+    s.restart();
+    assert_eq!((s.state(task(1, 0)), s.state(task(1, 1))), ("cancelled", "erred"));
+}
+
+#[test]
 fn a_stream_that_nobody_continues_is_given_up() {
     let mut s = Story::new();
     s.submit_part(9, 0, false, graph(&[(kernel(), &[])], &[]));
