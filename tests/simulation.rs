@@ -4,7 +4,7 @@
 use jobq::sim::{Config, EXPECTED, Plant, Report, run};
 
 /// Seeds of one test run; `JOBQ_SIM_SEEDS` overrides it.
-const SEEDS: u64 = 50;
+const SEEDS: u64 = 150;
 /// Seeds within which every planted defect must be caught.
 const SEEDS_FOR_PLANTS: u64 = 40;
 
