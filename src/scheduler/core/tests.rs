@@ -316,7 +316,7 @@ fn a_stream_that_goes_on_over_another_link_is_not_given_up() {
 fn the_end_of_a_cluster_leaves_no_deadline_in_the_past() {
     let mut s = Story::new();
     s.ask(Request::Scale { request: RequestId(2), workers: 2 });
-    let outcome = SubmitOutcome::Refused { words: "busy".into(), fatal: false, exit_code: 75 };
+    let outcome = SubmitOutcome::Ambiguous { words: "busy".into() };
     s.tell(Event::Submitted { allocation: AllocationId(2), outcome });
     s.register(1, registration("w"));
     s.ask(Request::Down { drain_ms: 0 });
