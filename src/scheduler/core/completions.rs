@@ -9,7 +9,7 @@ use crate::protocol::{
 };
 use crate::scheduler::record::Fate;
 
-/// Times that a task's inputs may be out of reach before it fails.
+/// Times that a task's inputs may be out of reach, or its outputs vanish, before it fails.
 const MAX_FETCH_FAILURES: u8 = 5;
 /// Weight of the newest duration in a family's mean.
 const DURATION_WEIGHT: f64 = 0.1;
@@ -139,7 +139,12 @@ impl Core {
                 let message = "its output vanished before it was in its place".to_owned();
                 self.fail_for_good(task, TaskError { kind: ErrorKind::OutcomeUnknown, message });
             }
-            PlaceOutcome::Gone(_) => {
+            PlaceOutcome::Gone(message) => {
+                self.update(task, |record| record.fetch_failures = record.fetch_failures.saturating_add(1));
+                if self.record(task).is_some_and(|record| record.fetch_failures > MAX_FETCH_FAILURES) {
+                    // Somebody, or something, removes them.
+                    return self.fail_for_good(task, TaskError { kind: ErrorKind::Task, message });
+                }
                 self.note_fate(execution, Fate::Revoked);
                 self.run_again(task);
             }

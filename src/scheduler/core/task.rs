@@ -76,7 +76,7 @@ pub struct TaskRecord {
     pub retries_used: u16,
     /// Different workers that were lost while they ran it.
     pub workers_lost: u8,
-    /// Times that its inputs were out of reach.
+    /// Times that its inputs were out of reach, or its outputs vanished.
     pub fetch_failures: u8,
     pub wanted: bool,
 }
