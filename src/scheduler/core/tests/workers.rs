@@ -114,3 +114,16 @@ fn a_worker_that_was_to_leave_is_told_again_over_its_new_link() {
     comes!(s, Action::ToWorker { peer: PeerId(2), message: ToWorker::Leave { now: false, .. }, .. });
     s.quiet();
 }
+
+#[test]
+fn a_report_of_an_older_attempt_is_none_of_the_current_one() {
+    let mut s = one_command(1);
+    let first = execution(task(1, 0), 1, 1);
+    s.finish(1, erred(first));
+    s.sync();
+    s.skip();
+    s.finish(1, erred(first));
+    comes!(s, Action::ToWorker { message: ToWorker::Acknowledge { executions }, .. } if executions == [first]);
+    s.quiet();
+    assert_eq!(s.core.current_execution(task(1, 0)), Some(execution(task(1, 0), 1, 2)));
+}
