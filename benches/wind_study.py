@@ -59,7 +59,7 @@ class Cluster:
         return subprocess.run([self.jobq, *words], env=self.environment, check=True, stdout=subprocess.PIPE).stdout
 
     def __enter__(self):
-        self.run("up", "--queue", "local", "--workers", str(WORKERS), "--memory", "1GiB", "--wait")
+        self.run("up", "--queue", "local", "--workers", str(WORKERS), "--memory", "1GiB", "--wait", "-q")
         return self
 
     def __exit__(self, *_):
@@ -160,7 +160,7 @@ def main():
     describe(arguments, json.loads(report))
 
     def xarray(mode):
-        command = [sys.executable, __file__, "--xarray", mode, output(f"xarray-{mode}"), *inputs]
+        command = [sys.executable, "-W", "ignore", __file__, "--xarray", mode, output(f"xarray-{mode}"), *inputs]
         _, wall, printed = measured(command)
         return float(printed), wall
 

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read as _};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -254,6 +255,27 @@ fn outputs_that_can_not_be_written_are_named_before_any_work() {
         let words_of_compute = [&["--in", "wind_000.nc", "--out", out], more].concat();
         refused(&study, &study.compute(SPEED, &words_of_compute), &before, 78, words);
     }
+}
+
+#[test]
+fn paths_that_can_not_be_told_to_a_worker_are_refused() {
+    let study = Study::new();
+    let odd = study.dir.path().join(OsStr::from_bytes(b"odd\xff"));
+    fs::create_dir(&odd).unwrap();
+    fs::copy(&study.inputs[0], odd.join("in.nc")).unwrap();
+    let before = fs::read_dir(&odd).unwrap().count();
+    let inside = |input: &str, out: &OsStr| {
+        let mut command = study.jobq(&["compute", SPEED, "--local", "--in", input, "--out"]);
+        command.arg(out).current_dir(&odd).output().unwrap()
+    };
+    let whole = study.inputs[0].to_str().unwrap();
+    for output in [inside("in.nc", study.path("o.nc").as_os_str()), inside(whole, OsStr::new("o.nc"))] {
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains("is not UTF-8"), "{stderr}");
+    }
+    assert_eq!(fs::read_dir(&odd).unwrap().count(), before);
+    assert!(!study.path("o.nc").exists());
 }
 
 /// Another user's program: a copy where everybody may execute it.

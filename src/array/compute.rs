@@ -1,11 +1,11 @@
 //! A request -> a graph that anybody can run, and what it will do.
 
-use super::ArrayError;
 use super::dataset::{Joined, open};
 use super::expression::{Checked, Output, Script, check::check, nearest};
 use super::output::{self, OutputFile, describe};
 use super::stages::{Planned, TileSizes, stages};
 use super::summary::bytes;
+use super::{ArrayError, NOT_UTF8};
 use crate::graph::{Builder, Graph, MAX_TASKS, Op, Resources};
 use crate::kernels::output::{OutputPlan, WritePlan};
 use crate::kernels::tile::arguments;
@@ -78,7 +78,7 @@ pub struct OutputSummary {
 }
 
 /// Plans the request: opens the inputs' metadata, checks the statements, and builds the graph. Nothing is written.
-/// The graph's last task is the one to wait for.
+/// The graph's values are of no use to anybody else: what comes of it is the file.
 ///
 /// # Errors
 /// Whatever is wrong with statements, inputs or output, before any work is done.
@@ -181,6 +181,9 @@ fn target(request: &ComputeRequest) -> Result<PathBuf, ArrayError> {
         return Err(ArrayError::Usage(format!("{shown}: the output's name must end in one of: {known}")));
     }
     let target = std::path::absolute(out).map_err(|error| ArrayError::Output(format!("{shown}: {error}")))?;
+    if target.to_str().is_none() {
+        return Err(ArrayError::Output(format!("{}: {NOT_UTF8}", target.display())));
+    }
     let folder = target.parent().unwrap_or(Path::new("/"));
     if !folder.is_dir() {
         return Err(ArrayError::Output(format!("{shown}: no such directory: {}", folder.display())));
@@ -381,9 +384,9 @@ fn graph(
             closing.push(builder.task(op, &arguments(&[first]), &deps));
         }
     }
+    // Its value says nothing, so it isn't wanted: whoever held it may be lost, and nothing is computed again.
     let close_op = builder.op(kernel("array.close", params(&output)));
-    let close = builder.task(close_op, &[], &closing);
-    builder.want(close);
+    builder.task(close_op, &[], &closing);
     builder.build().map_err(|error| ArrayError::Usage(format!("the plan is too large: {error}")))
 }
 

@@ -1,9 +1,9 @@
 //! Files opened as one dataset: metadata only, and long variables that go on from file to file.
 
-use super::ArrayError;
 use super::attributes::agreed;
 use super::expression::{Named, Names, Numeric};
 use super::variable::decode;
+use super::{ArrayError, NOT_UTF8};
 use crate::format::decode::read_all;
 use crate::format::{Attribute, DType, Dataset, Dimension, Filter, Skipped, Storage, Variable};
 use crate::kernels::program::Decode;
@@ -152,6 +152,9 @@ type Opened = (FileStamp, OpenFile);
 fn opened(path: &Path) -> Result<Opened, ArrayError> {
     let failed = |error: std::io::Error| ArrayError::Input(format!("{}: {error}", path.display()));
     let path = std::path::absolute(path).map_err(failed)?;
+    if path.to_str().is_none() {
+        return Err(ArrayError::Input(format!("{}: {NOT_UTF8}", path.display())));
+    }
     let stamp = FileStamp::of(&path).map_err(failed)?;
     let file = stamp.open().map_err(|error| ArrayError::Input(error.message))?;
     Ok((stamp, file))

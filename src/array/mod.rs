@@ -29,6 +29,9 @@ pub use dataset::{Joined, open};
 
 use expression::ExpressionError;
 
+/// Paths travel in plans as text.
+const NOT_UTF8: &str = "the path is not UTF-8, and can't be told to workers";
+
 /// Why arrays can't be opened or computed.
 #[derive(Debug, thiserror::Error)]
 pub enum ArrayError {
