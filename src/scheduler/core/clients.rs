@@ -364,7 +364,19 @@ impl Core {
             let message = ToClient { call: call.1, reply: Reply::GoingDown { left: present } };
             let after = self.everything_so_far();
             out.push(Action::ToClient { peer: call.0, message, after });
+            self.dismiss_waiters(out);
             out.push(Action::Exit { reason: "jq down".into() });
+        }
+    }
+
+    /// Nobody waits for what will never come.
+    fn dismiss_waiters(&mut self, out: &mut Vec<Action>) {
+        let calls: Vec<Call> = self.clients.waiters.keys().copied().collect();
+        for call in calls {
+            let reason = "the cluster is not up any more: it was brought down";
+            let message = ToClient { call: call.call, reply: refuse(RefusalKind::Unavailable, reason) };
+            out.push(Action::ToClient { peer: call.peer, message, after: None });
+            self.remove_waiter(call);
         }
     }
 
