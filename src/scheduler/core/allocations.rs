@@ -112,7 +112,7 @@ impl Allocations {
         (self.backoff_until > Time::default() && !self.stopped).then_some(self.backoff_until)
     }
 
-    pub fn core_seconds(&self, _now: Time) -> (u64, u64) {
+    pub fn core_seconds(&self) -> (u64, u64) {
         (self.used_core_seconds as u64, self.idle_core_seconds as u64)
     }
 

@@ -208,7 +208,7 @@ impl Core {
             self.sweep(out);
         }
         self.place_outputs();
-        self.place(out);
+        self.place();
         self.scale(out);
         self.flush_fates(out);
         self.flush_outbox(out);

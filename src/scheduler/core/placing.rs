@@ -5,7 +5,6 @@ use super::task::TaskState;
 use super::workers::Worker;
 use crate::graph::{Op, Resources, TaskId};
 use crate::protocol::{Assignment, Source, StoredValue, WorkerIndex};
-use crate::scheduler::event::Action;
 use crate::scheduler::place::{WorkerView, accepts, queue_ahead};
 use serde_bytes::ByteBuf;
 
@@ -27,7 +26,7 @@ impl Worker {
 }
 
 impl Core {
-    pub(super) fn place(&mut self, _out: &mut Vec<Action>) {
+    pub(super) fn place(&mut self) {
         if self.going_down.is_some() {
             return;
         }

@@ -119,8 +119,8 @@ impl Core {
             stopped: self.allocations.stopped,
             polls: self.allocations.polls,
             failed_polls: self.allocations.failed_polls,
-            core_seconds_used: self.allocations.core_seconds(self.now).0,
-            core_seconds_idle: self.allocations.core_seconds(self.now).1,
+            core_seconds_used: self.allocations.core_seconds().0,
+            core_seconds_idle: self.allocations.core_seconds().1,
             uptime_s: self.now.since(self.started).as_secs(),
         }
     }

@@ -272,7 +272,7 @@ impl Core {
             Event::Disconnected => (self.connected, self.welcomed) = (false, false),
             Event::FromScheduler(message) => self.on_scheduler_message(message, out),
             Event::Fetched { task, nbytes } => self.on_fetched(task, nbytes, out),
-            Event::FetchFailed { task } => self.on_fetch_failed(task, out),
+            Event::FetchFailed { task } => self.on_fetch_failed(task),
             Event::Ended { execution, nanos, outcome } => self.on_ended(execution, nanos, outcome, out),
             Event::Placed { execution, outcome } => {
                 out.push(Action::Send(FromWorker::Placed { execution, outcome }));

@@ -71,7 +71,7 @@ impl Core {
         let first = waiting.is_empty();
         waiting.insert(execution);
         if from.is_empty() {
-            self.on_fetch_failed(input, out);
+            self.on_fetch_failed(input);
         } else if first {
             out.push(Action::Fetch { task: input, from });
         }
@@ -98,7 +98,7 @@ impl Core {
     }
 
     /// Nobody gave the value: the tasks that wait for it go back to the scheduler.
-    pub(super) fn on_fetch_failed(&mut self, input: TaskId, _out: &mut Vec<Action>) {
+    pub(super) fn on_fetch_failed(&mut self, input: TaskId) {
         for execution in self.fetching.remove(&input).unwrap_or_default() {
             if self.tasks.contains_key(&execution) {
                 self.drop_task(execution);
