@@ -23,3 +23,9 @@ pub mod worker;
 pub fn main() -> std::process::ExitCode {
     cli::main()
 }
+
+/// What the program called `jq` does before its `main`: it becomes the JSON processor of that name if its arguments are
+/// meant for that. It returns if they aren't, or if there is no such processor.
+pub fn before_main() {
+    cli::before_main();
+}

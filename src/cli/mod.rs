@@ -123,6 +123,8 @@ const AFTER_HELP: &str = "\
 Flags follow the verb; `jq help VERB` explains one. Anything else that is typed after `jq` goes to the JSON \
 processor of that name, if there is one on PATH.";
 
+pub(crate) use passthrough::before_main;
+
 /// The program: what `jq` and `jobq` both are.
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();

@@ -1,12 +1,14 @@
 //! `jq` is also the name of a JSON processor. Called as `jq` with anything but one of our verbs, this program
 //! becomes the next `jq` on PATH that isn't ours, arguments, streams and exit code untouched.
 //!
-//! This runs before everything else and does as little as it can: a few `stat` calls, then `exec`.
+//! This runs before everything else, even before `main` where the platform allows it, and does as little as it can: a few
+//! `stat` calls, then `exec`.
 
 use super::VERBS;
 use super::exit::{CliError, Exit};
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -43,14 +45,28 @@ fn file_name(args: &[OsString]) -> &OsStr {
     args.first().and_then(|first| Path::new(first).file_name()).unwrap_or_default()
 }
 
+/// Becomes the JSON jq if that is what was called, before the runtime of `main` is set up; else nothing has happened, and
+/// [`consider`] says why.
+pub(crate) fn before_main() {
+    let args: Vec<OsString> = env::args_os().collect();
+    if !is_ours(&args) {
+        let _ = become_json_jq(&args);
+    }
+}
+
+/// A verb of ours, or we were not called as `jq`.
+fn is_ours(args: &[OsString]) -> bool {
+    let is_verb = |word: &OsString| VERBS.iter().any(|verb| verb.as_bytes() == word.as_bytes());
+    program(args) != "jq" || args.get(1).is_some_and(is_verb)
+}
+
 /// Becomes the JSON jq, and then doesn't return; or says why not.
 pub(super) fn consider(args: &[OsString]) -> Verdict {
-    let first = args.get(1).map(|a| a.as_bytes());
-    if program(args) != "jq" || first.is_some_and(|word| VERBS.iter().any(|verb| verb.as_bytes() == word)) {
+    if is_ours(args) {
         return Verdict::Ours;
     }
     let error = become_json_jq(args);
-    match (first, error.exit) {
+    match (args.get(1).map(|word| word.as_bytes()), error.exit) {
         (None | Some(b"--help" | b"-h" | b"--version" | b"-V"), Exit::NoJsonJq) => Verdict::OurHelp,
         _ => Verdict::NotFound(error),
     }
@@ -83,17 +99,14 @@ fn asked_before() -> Vec<Identity> {
 /// This program under both its names.
 fn our_own() -> Vec<Identity> {
     let Ok(own) = env::current_exe() else { return Vec::new() };
-    ["jq", "jobq"]
-        .iter()
-        .map(|name| own.with_file_name(name))
-        .chain([own.clone()])
-        .filter_map(|p| identity(&p))
-        .collect()
+    let names = ["jq", "jobq"].map(|name| own.with_file_name(name));
+    let other_name = (!names.contains(&own)).then_some(&own);
+    names.iter().chain(other_name).filter_map(|path| identity(&path.metadata().ok()?)).collect()
 }
 
-/// Follows links.
-fn identity(path: &Path) -> Option<Identity> {
-    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+/// Links are followed; what is no file is nobody.
+fn identity(meta: &Metadata) -> Option<Identity> {
+    meta.is_file().then(|| (meta.dev(), meta.ino()))
 }
 
 /// The JSON jq that these values of `JOBQ_JSON_JQ` and `PATH` lead to.
@@ -109,7 +122,7 @@ fn find(
     let none = |message: String| CliError::new(Exit::NoJsonJq, message);
     if let Some(path) = named.filter(|p| !p.is_empty()) {
         let path = with_slash(PathBuf::from(path));
-        return match identity(&path) {
+        return match path.metadata().ok().as_ref().and_then(identity) {
             None => Err(none(format!("{OVERRIDE} names {}, which isn't there", path.display()))),
             Some(found) if asked.contains(&found) => {
                 Err(none(format!("{OVERRIDE} names {}, which is jobq or leads back to it", path.display())))
@@ -120,7 +133,8 @@ fn find(
     let search = search.unwrap_or_else(|| DEFAULT_PATH.into());
     for directory in env::split_paths(&search) {
         let candidate = with_slash(directory.join("jq"));
-        if let Some(found) = identity(&candidate).filter(|i| !asked.contains(i))
+        if let Ok(meta) = candidate.metadata()
+            && let Some(found) = identity(&meta).filter(|i| !asked.contains(i))
             && is_executable(&candidate)
         {
             return Ok((candidate, found));
@@ -136,5 +150,5 @@ fn with_slash(path: PathBuf) -> PathBuf {
 }
 
 fn is_executable(path: &Path) -> bool {
-    path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
+    nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
 }
