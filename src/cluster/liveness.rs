@@ -100,7 +100,12 @@ pub fn remains(state: &StateDir) -> Result<Remains, journal::JournalError> {
     if unreadable > 0 {
         damage = format!("{unreadable} records are of another version");
     }
-    let core = Core::replay(CoreConfig::default(), Time::default(), records, JournalSeq(history.next_seq));
-    let report = core.status();
-    Ok(Remains { graphs: report.graphs, counts: report.counts, damage })
+    let last = JournalSeq(history.next_seq);
+    match Core::replay(CoreConfig::default(), Time::default(), records, last) {
+        Ok(core) => {
+            let report = core.status();
+            Ok(Remains { graphs: report.graphs, counts: report.counts, damage })
+        }
+        Err(error) => Ok(Remains { damage: error.to_string(), ..Remains::default() }),
+    }
 }

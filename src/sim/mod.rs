@@ -11,6 +11,7 @@
 
 mod batch;
 mod client;
+mod compaction;
 mod disk;
 mod faults;
 mod graphs;

@@ -8,22 +8,34 @@ use super::task::TaskState;
 use super::workers::Presence;
 use super::{Core, CoreConfig, RECOVERY_MARGIN};
 use crate::graph::TaskId;
-use crate::protocol::{AllocationStateName, Execution, Registration, WorkerId, WorkerIndex};
+use crate::protocol::{AllocationStateName, Execution, Registration, Reply, WorkerId, WorkerIndex};
 use crate::scheduler::event::{JournalSeq, Time};
 use crate::scheduler::record::{Fate, Record};
 
+/// Why records lead to no core.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the journal contradicts itself after {before} records: {reason}")]
+pub struct ReplayError {
+    /// Records that were sound.
+    pub before: usize,
+    pub reason: String,
+}
+
 impl Core {
     /// The core that the records lead to. `last` is the number of the last record.
+    ///
+    /// # Errors
+    /// A record that can't follow the ones before it: they are not what one scheduler wrote after the other.
     pub fn replay(
         config: CoreConfig,
         now: Time,
         records: impl IntoIterator<Item = Record>,
         last: JournalSeq,
-    ) -> Core {
+    ) -> Result<Core, ReplayError> {
         let mut core = Core::new(config, now);
         core.replaying = true;
-        for record in records {
-            core.apply(record);
+        for (before, record) in records.into_iter().enumerate() {
+            core.apply(record).map_err(|reason| ReplayError { before, reason })?;
         }
         core.replaying = false;
         core.next_seq = JournalSeq(last.0 + 1);
@@ -34,14 +46,20 @@ impl Core {
         // Whoever streamed has to come again.
         let open: Vec<_> = core.graphs.values().filter(|graph| !graph.sealed).map(|graph| graph.id).collect();
         open.into_iter().for_each(|graph| core.stream_broke(graph));
-        core
+        Ok(core)
     }
 
-    fn apply(&mut self, record: Record) {
+    pub(super) fn apply(&mut self, record: Record) -> Result<(), String> {
         match record {
             Record::Part { graph, request, part, last, columns, options } => {
-                self.take_part(graph, Part { request, part, last, columns, options });
+                let part = Part { request, part, last, columns, options };
+                if let Err(Reply::Refused { reason, .. }) = self.check_columns(graph, &part) {
+                    return Err(format!("part {} of {graph}: {reason}", part.part));
+                }
+                self.take_part(graph, part);
             }
+            Record::Image(image) => self.restore_image(*image)?,
+            Record::Base(base) => self.restore_base(*base),
             Record::Sealed { graph } => self.seal(graph),
             Record::Assigned { worker, executions } => self.replay_assigned(worker, &executions),
             Record::Fates(fates) => {
@@ -63,6 +81,7 @@ impl Core {
             }
             Record::Forgotten { graph } => self.forget(graph),
         }
+        Ok(())
     }
 
     /// The worker as far as the journal knows it: lost, with the whole recovery window before it.

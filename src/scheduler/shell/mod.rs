@@ -10,7 +10,7 @@ use super::record::Record;
 use super::spec::ClusterSpec;
 use crate::config::Settings;
 use crate::graph::Resources;
-use crate::journal::{self, Entry, Journal, Progress};
+use crate::journal::{self, Body, Compacted, Entry, Journal, Progress};
 use crate::net::{Frame, Listener, Transport};
 use crate::protocol::{self, FromClient, FromWorker, Request};
 use crate::state::lease::{BEAT_EVERY, Lease, SILENT_AFTER};
@@ -91,6 +91,7 @@ pub async fn serve(state: StateDir) -> anyhow::Result<()> {
         clock,
         peers,
         journal,
+        fence: epoch.fence.try_clone()?,
         commands,
         waiting: Vec::new(),
         owned: spec.owned,
@@ -227,6 +228,16 @@ fn open_journal(state: &StateDir, fence: &Fence, events: &mpsc::Sender<Incoming>
                 Err(error) => Incoming::Fatal(error.to_string()),
             },
             Progress::Failed(error) => Incoming::Fatal(error.to_string()),
+            Progress::Compacted(Compacted { nbytes, removed }) => {
+                info!(
+                    "a snapshot of {nbytes} bytes stands for {removed} older files of the journal, now removed"
+                );
+                return;
+            }
+            Progress::NotCompacted(error) => {
+                error!("no snapshot was made, and the journal goes on growing: {error}");
+                return;
+            }
         };
         // The main loop has ended: nobody acts on it any more.
         let _ = events.blocking_send(incoming);
@@ -257,6 +268,7 @@ struct Shell {
     clock: Clock,
     peers: Peers,
     journal: Journal,
+    fence: Fence,
     commands: mpsc::UnboundedSender<Command>,
     /// Submits whose intent isn't durable yet.
     waiting: Vec<(JournalSeq, protocol::AllocationId)>,
@@ -366,6 +378,26 @@ impl Shell {
             self.perform(action);
         }
         self.flush();
+        if self.journal.wants_snapshot() {
+            self.snapshot();
+        }
+    }
+
+    /// Lets the journal begin anew from what there is now. Only copying it is done here; encoding and writing, and the
+    /// look at the fence before anything older goes, belong to the journal's threads.
+    fn snapshot(&mut self) {
+        let fence = match self.fence.try_clone() {
+            Ok(fence) => fence,
+            Err(error) => return error!("no snapshot of the journal: {error}"),
+        };
+        let bodies = self.core.snapshot().into_iter().map(|record| {
+            let body = rmp_serde::to_vec(&record).map_err(|error| error.to_string())?;
+            Ok(Body { kind: RECORD_KIND, version: RECORD_VERSION, body })
+        });
+        let confirm = move || fence.check().map_err(|error| error.to_string());
+        if let Err(error) = self.journal.snapshot(Box::new(bodies), Box::new(confirm)) {
+            self.broken.get_or_insert(error.to_string());
+        }
     }
 
     fn flush(&mut self) {
