@@ -12,31 +12,50 @@ use crate::protocol::{AllocationStateName, Execution, Registration, Reply, Worke
 use crate::scheduler::event::{JournalSeq, Time};
 use crate::scheduler::record::{Fate, Record};
 
-/// Why records lead to no core.
+/// A core that takes in the records of older epochs, oldest first.
+pub struct Replay {
+    core: Core,
+    /// Records taken in.
+    applied: u64,
+    refused: Option<ReplayError>,
+}
+
+/// Why records lead to no core: they aren't what one scheduler wrote after the other.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the journal contradicts itself after {before} records: {reason}")]
+#[error("the journal contradicts itself after {applied} sound records: {reason}")]
 pub struct ReplayError {
-    /// Records that were sound.
-    pub before: usize,
+    pub applied: u64,
     pub reason: String,
 }
 
-impl Core {
-    /// The core that the records lead to. `last` is the number of the last record.
-    ///
-    /// # Errors
-    /// A record that can't follow the ones before it: they are not what one scheduler wrote after the other.
-    pub fn replay(
-        config: CoreConfig,
-        now: Time,
-        records: impl IntoIterator<Item = Record>,
-        last: JournalSeq,
-    ) -> Result<Core, ReplayError> {
+impl Replay {
+    /// `now` is the claim's time: what has to wait for former workers waits from then.
+    pub fn new(config: CoreConfig, now: Time) -> Replay {
         let mut core = Core::new(config, now);
         core.replaying = true;
-        for (before, record) in records.into_iter().enumerate() {
-            core.apply(record).map_err(|reason| ReplayError { before, reason })?;
+        Replay { core, applied: 0, refused: None }
+    }
+
+    /// Takes a record in. After one that can't follow, no more are taken.
+    pub fn apply(&mut self, record: Record) {
+        if self.refused.is_some() {
+            return;
         }
+        match self.core.apply(record) {
+            Ok(()) => self.applied += 1,
+            Err(reason) => self.refused = Some(ReplayError { applied: self.applied, reason }),
+        }
+    }
+
+    /// The core that the records lead to. `last` is the number of the last one on disk, this epoch's seal included.
+    ///
+    /// # Errors
+    /// A record couldn't follow those before it.
+    pub fn finish(self, last: JournalSeq) -> Result<Core, ReplayError> {
+        if let Some(refused) = self.refused {
+            return Err(refused);
+        }
+        let mut core = self.core;
         core.replaying = false;
         core.next_seq = JournalSeq(last.0 + 1);
         core.durable = last;
@@ -47,6 +66,23 @@ impl Core {
         let open: Vec<_> = core.graphs.values().filter(|graph| !graph.sealed).map(|graph| graph.id).collect();
         open.into_iter().for_each(|graph| core.stream_broke(graph));
         Ok(core)
+    }
+}
+
+impl Core {
+    /// [`Replay`] in one go.
+    ///
+    /// # Errors
+    /// As [`Replay::finish`].
+    pub fn replay(
+        config: CoreConfig,
+        now: Time,
+        records: impl IntoIterator<Item = Record>,
+        last: JournalSeq,
+    ) -> Result<Core, ReplayError> {
+        let mut replay = Replay::new(config, now);
+        records.into_iter().for_each(|record| replay.apply(record));
+        replay.finish(last)
     }
 
     pub(super) fn apply(&mut self, record: Record) -> Result<(), String> {
