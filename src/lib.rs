@@ -19,6 +19,10 @@ pub mod sim;
 pub mod state;
 pub mod worker;
 
+/// The format of everything in a state directory: the journal's files, `cluster.toml`, `contact.toml`, intents. A
+/// program refuses one that is newer than its own. One digit.
+pub const STATE_FORMAT: u8 = 1;
+
 /// The program.
 pub fn main() -> std::process::ExitCode {
     cli::main()

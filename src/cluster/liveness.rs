@@ -110,6 +110,11 @@ pub fn remains(state: &StateDir) -> Result<Remains, PastError> {
         Err(error @ PastError::Record { .. }) => (1, error.to_string()),
         Err(error) => return Err(error),
     };
-    let report = replay.finish(JournalSeq(last)).status();
-    Ok(Remains { graphs: report.graphs, counts: report.counts, damage })
+    Ok(match replay.finish(JournalSeq(last)) {
+        Ok(core) => {
+            let report = core.status();
+            Remains { graphs: report.graphs, counts: report.counts, damage }
+        }
+        Err(error) => Remains { damage: error.to_string(), ..Remains::default() },
+    })
 }

@@ -1,16 +1,24 @@
 //! The journal: what must not be forgotten, appended before its effects leave.
 //!
-//! `record` is the pure format, `file` writes it in segments with group commit and reads it back. Each scheduler
-//! writes segments of its own epoch only. The first record of an epoch is the seal: how much of every older segment
-//! counts. What a superseded scheduler still appends lies beyond the seal and is ignored, by every reader for ever.
+//! `record` is the pure format; `file` is the handle of the epoch that writes, `writer` its thread, which appends to
+//! segments with group commit; `snapshot` writes what stands for all older files and removes those; `read` finds out
+//! which files count and reads them back; `files` alone makes and removes files. Each scheduler writes files of its own
+//! epoch only. The first record of an epoch is the seal: how much of every older file counts. What a superseded
+//! scheduler still appends lies beyond the seal and is ignored, by every reader for ever.
 
 pub mod file;
+mod files;
 pub mod read;
 pub mod record;
+pub mod snapshot;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 pub use file::{Entry, Journal, Options, Progress};
-pub use read::{Damage, History, Segment, read_all};
+pub use read::{Counted, Damage, Files, History, Torn, read_all, read_from};
 pub use record::Record;
+pub use snapshot::{Bodies, Body, Compacted, Confirm};
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,8 +32,14 @@ pub enum JournalError {
     OutOfOrder { expected: u64, got: u64 },
     #[error("a journal record of {nbytes} bytes is more than the {limit} allowed")]
     TooLong { nbytes: usize, limit: usize },
-    #[error("kind 0 is the journal's own")]
-    ReservedKind,
+    #[error("kind {kind} is the journal's own")]
+    ReservedKind { kind: u8 },
+    #[error(
+        "{} is of format {found}, and this jobq reads format {}: use the jobq that wrote it, or a newer one",
+        path.display(),
+        crate::STATE_FORMAT
+    )]
+    Format { path: PathBuf, found: u8 },
     #[error("the journal has stopped: {reason}")]
     Stopped { reason: String },
 }

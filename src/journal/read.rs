@@ -1,16 +1,37 @@
-//! Reading the journal back: which segments count, how much of each, and every record in them in order.
+//! Reading the journal back: which files count, how much of each, and every record in them in order.
+//!
+//! The newest epoch that got as far as its first record tells: its seal names the older files that count, or its own
+//! snapshot stands for them. Files that nobody names are left over from before a snapshot, or a zombie's.
 
 use super::JournalError;
-use super::record::{KIND_SEAL, Record, Records, SEGMENT_HEADER_BYTES, Sealed, SegmentHeader, decode_seal};
+use super::record::{
+    FileHeader, FileKind, HEADER_BYTES, KIND_END, KIND_SEAL, Place, Record, Records, Sealed, decode_end,
+    decode_seal, format_of,
+};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// One segment, as far as it counts.
+/// Where the journal's files are.
+pub trait Files {
+    /// Where they are, for messages.
+    fn dir(&self) -> &Path;
+
+    /// The names of all files; none if the directory isn't there.
+    ///
+    /// # Errors
+    /// The directory can't be read.
+    fn names(&self) -> Result<Vec<String>, JournalError>;
+
+    /// # Errors
+    /// The file can't be read.
+    fn load(&self, name: &str) -> Result<Vec<u8>, JournalError>;
+}
+
+/// One file, as far as it counts.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Segment {
-    pub epoch: u32,
-    pub index: u32,
+pub struct Counted {
+    pub place: Place,
     pub path: PathBuf,
     /// Length of what counts, header included.
     pub nbytes: u64,
@@ -21,54 +42,85 @@ pub struct Segment {
 /// What the journal holds.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct History {
+    /// The snapshot that stands for everything before the segments.
+    pub base: Option<Counted>,
     /// In the order of their records.
-    pub segments: Vec<Segment>,
+    pub segments: Vec<Counted>,
     /// Number of the next record; 1 if there is none.
     pub next_seq: u64,
-    /// Records there are, seals not counted.
+    /// Records there are, those of a snapshot included, the journal's own not.
     pub records: u64,
+    /// A tail that a crash cut short: left out, and no loss.
+    pub torn: Option<Torn>,
     /// Where a true prefix ends before the journal does. What was told so far is right; what came later is lost.
     pub damage: Option<Damage>,
 }
 
 /// Damage that no crash leaves.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{} is damaged: {reason}; what was recorded after that is lost", path.display())]
+#[error("{} is damaged at byte {offset}: {reason}", path.display())]
 pub struct Damage {
     pub path: PathBuf,
+    /// Up to here the file can be trusted.
+    pub offset: u64,
     pub reason: String,
 }
 
-/// Reads the journal in `dir`, oldest record first; seals are not told. Only to be called by the holder of an epoch
-/// that has claimed it, or for looking at a cluster that is at rest.
+/// What a crash cut short.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "the last {nbytes} bytes of {} (from byte {offset}) are a record that a crash cut short; nobody was told of it, and \
+     it is left out",
+    path.display()
+)]
+pub struct Torn {
+    pub path: PathBuf,
+    pub offset: u64,
+    pub nbytes: u64,
+}
+
+/// Reads the journal in `dir`, oldest record first; the journal's own records are not told. Only to be called by the
+/// holder of an epoch that has claimed it, or for looking at a cluster that is at rest.
 ///
 /// # Errors
-/// A file can't be read. Damage is no error: it is in the result, and the caller must say so.
-pub fn read_all(dir: &Path, mut each: impl FnMut(Record<'_>)) -> Result<History, JournalError> {
+/// A file can't be read, or is of another format. Damage is no error: it is in the result, and the caller must say so.
+pub fn read_all(dir: &Path, each: impl FnMut(Record<'_>)) -> Result<History, JournalError> {
+    read_from(&Directory(dir), each)
+}
+
+/// The same from wherever the files are.
+///
+/// # Errors
+/// As [`read_all`].
+pub fn read_from(files: &impl Files, mut each: impl FnMut(Record<'_>)) -> Result<History, JournalError> {
     let mut history = History { next_seq: 1, ..History::default() };
-    let files = list(dir)?;
-    let seal = match last_seal(&files)? {
-        Ok(seal) => seal,
+    let mut places: Vec<Place> = files.names()?.iter().filter_map(|name| Place::of_file(name)).collect();
+    places.sort_unstable();
+    let plan = match plan(files, &places)? {
+        Ok(plan) => plan,
         Err(damage) => {
             history.damage = Some(damage);
             return Ok(history);
         }
     };
-    // Without a seal nothing was ever sent. Of older epochs counts what the seal tells, of later ones nothing: they
-    // died before their own.
-    let Some((epoch, mut places)) = seal else { return Ok(history) };
-    let own = files.keys().filter(|place| place.0 == epoch);
-    places.extend(own.map(|place| (*place, None)));
-    for (place, limit) in places {
-        let Some(path) = files.get(&place) else {
-            let path = dir.join(segment_name(place.0, place.1));
-            history.damage = Some(Damage { path, reason: "it was sealed, and is gone".to_owned() });
+    // Without a seal or a snapshot nothing was ever sent.
+    let Some(plan) = plan else { return Ok(history) };
+    for (place, limit) in plan {
+        let path = files.dir().join(place.file_name());
+        if !places.contains(&place) {
+            let reason = "it is named by a later one, and is gone".to_owned();
+            history.damage = Some(Damage { path, offset: 0, reason });
             return Ok(history);
-        };
-        let is_last_of_epoch = !files.contains_key(&(place.0, place.1.saturating_add(1)));
+        }
+        let all = files.load(&place.file_name())?;
+        let is_last_of_epoch = !places.contains(&Place { index: place.index.saturating_add(1), ..place });
         let reading = Reading { place, path, limit, is_last_of_epoch };
-        history.damage = reading.read(&mut history, &mut each)?;
-        if history.damage.is_some() {
+        let damage = match place.kind {
+            FileKind::Snapshot => reading.read_snapshot(&all, &mut history, &mut each)?,
+            FileKind::Segment => reading.read_segment(&all, &mut history, &mut each)?,
+        };
+        if damage.is_some() {
+            history.damage = damage;
             break;
         }
     }
@@ -79,49 +131,172 @@ impl History {
     /// What a new epoch's seal says of all this.
     #[must_use]
     pub fn seal(&self) -> Vec<Sealed> {
-        let sealed =
-            |segment: &Segment| Sealed { epoch: segment.epoch, index: segment.index, nbytes: segment.nbytes };
-        self.segments.iter().map(sealed).collect()
+        let counted = self.base.iter().chain(&self.segments);
+        counted.map(|file| Sealed { place: file.place, nbytes: file.nbytes }).collect()
+    }
+
+    /// Bytes of the segments: what was journalled since the snapshot.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.nbytes).sum()
     }
 }
 
-/// The file name of a segment; sorts as its records do.
-pub(super) fn segment_name(epoch: u32, index: u32) -> String {
-    format!("{epoch:010}-{index:06}.journal")
+/// The files that count, in order, with their sealed lengths.
+type Plan = BTreeMap<Place, Option<u64>>;
+
+/// Finds the newest epoch that got as far as its first record, and what it says. An epoch without one never sent
+/// anything: it died before. What a lower epoch appends or snapshots later doesn't count.
+fn plan(files: &impl Files, places: &[Place]) -> Result<Result<Option<Plan>, Damage>, JournalError> {
+    let mut epochs: Vec<u32> = places.iter().map(|place| place.epoch).collect();
+    epochs.dedup();
+    for epoch in epochs.into_iter().rev() {
+        let own = |from: u32| {
+            let own = places.iter().filter(move |place| {
+                place.epoch == epoch && place.index >= from && place.kind == FileKind::Segment
+            });
+            own.map(|place| (*place, None))
+        };
+        let snapshot = places.iter().rfind(|place| place.epoch == epoch && place.kind == FileKind::Snapshot);
+        if let Some(snapshot) = snapshot {
+            // Its segment is begun before it is written.
+            let after = Place::segment(epoch, snapshot.index);
+            let plan = [(*snapshot, None), (after, None)].into_iter().chain(own(snapshot.index));
+            return Ok(Ok(Some(plan.collect())));
+        }
+        match seal_of(files, epoch)? {
+            Err(damage) => return Ok(Err(damage)),
+            Ok(None) => {}
+            Ok(Some(sealed)) => {
+                let older = sealed.into_iter().filter(|sealed| sealed.place.epoch < epoch);
+                let older = older.map(|sealed| (sealed.place, Some(sealed.nbytes)));
+                return Ok(Ok(Some(older.chain(own(0)).collect())));
+            }
+        }
+    }
+    Ok(Ok(None))
 }
 
-type Place = (u32, u32);
-/// The sealing epoch, and the lengths of the older segments that count.
-type Seal = (u32, BTreeMap<Place, Option<u64>>);
+/// What an epoch's first record says of the older ones; `None` if it died before that was whole.
+fn seal_of(files: &impl Files, epoch: u32) -> Result<Result<Option<Vec<Sealed>>, Damage>, JournalError> {
+    let place = Place::segment(epoch, 0);
+    let path = files.dir().join(place.file_name());
+    if !files.names()?.contains(&place.file_name()) {
+        let reason = "it is the first of its epoch, and is gone".to_owned();
+        return Ok(Err(Damage { path, offset: 0, reason }));
+    }
+    let bytes = files.load(&place.file_name())?;
+    let header = match header(&bytes, place, &path)? {
+        Ok(header) => header,
+        Err(damage) => return Ok(Err(damage)),
+    };
+    let damage =
+        |reason: &str| Damage { path: path.clone(), offset: HEADER_BYTES as u64, reason: reason.to_owned() };
+    Ok(match Records::new(&bytes[HEADER_BYTES..], header).next() {
+        None => Ok(None),
+        Some(Err(damaged)) => Err(damage(&damaged.to_string())),
+        Some(Ok(record)) => match decode_seal(record.body).filter(|_| record.kind == KIND_SEAL) {
+            Some(sealed) => Ok(Some(sealed)),
+            None => Err(damage("it begins without a seal")),
+        },
+    })
+}
 
-/// One segment about to be read.
-struct Reading<'a> {
+/// The header of that file.
+fn header(bytes: &[u8], place: Place, path: &Path) -> Result<Result<FileHeader, Damage>, JournalError> {
+    match FileHeader::decode(bytes, place.kind).filter(|header| header.place == place) {
+        Some(header) => Ok(Ok(header)),
+        None => match format_of(bytes).filter(|format| *format != crate::STATE_FORMAT) {
+            Some(found) => Err(JournalError::Format { path: path.to_owned(), found }),
+            None => {
+                let reason = "its header is wrong".to_owned();
+                Ok(Err(Damage { path: path.to_owned(), offset: 0, reason }))
+            }
+        },
+    }
+}
+
+/// One file about to be read.
+struct Reading {
     place: Place,
-    path: &'a Path,
+    path: PathBuf,
     /// Sealed length; what lies beyond doesn't count.
     limit: Option<u64>,
     is_last_of_epoch: bool,
 }
 
-impl Reading<'_> {
-    fn read(
+impl Reading {
+    fn damage(&self, offset: usize, reason: impl Into<String>) -> Result<Option<Damage>, JournalError> {
+        Ok(Some(Damage { path: self.path.clone(), offset: offset as u64, reason: reason.into() }))
+    }
+
+    /// What counts of the file and its header.
+    fn open<'a>(&self, all: &'a [u8]) -> Result<Result<(&'a [u8], FileHeader), Damage>, JournalError> {
+        let limit = self.limit.map_or(all.len(), |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        let Some(bytes) = all.get(..limit) else {
+            let reason = format!("it has {} bytes where {limit} were sealed", all.len());
+            return Ok(Err(Damage { path: self.path.clone(), offset: all.len() as u64, reason }));
+        };
+        Ok(header(bytes, self.place, &self.path)?.map(|header| (bytes, header)))
+    }
+
+    /// A snapshot is whole or worth nothing: it is told only after its end was seen.
+    fn read_snapshot(
         &self,
+        all: &[u8],
         history: &mut History,
         each: &mut impl FnMut(Record<'_>),
     ) -> Result<Option<Damage>, JournalError> {
-        let all = load(self.path)?;
-        let damage = |reason: String| Ok(Some(Damage { path: self.path.to_owned(), reason }));
-        let limit = self.limit.map_or(all.len(), |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-        let Some(bytes) = all.get(..limit) else {
-            return damage(format!("it has {} bytes where {limit} were sealed", all.len()));
+        let (bytes, header) = match self.open(all)? {
+            Ok(opened) => opened,
+            Err(damage) => return Ok(Some(damage)),
         };
-        let header = SegmentHeader::decode(bytes).filter(|header| (header.epoch, header.index) == self.place);
-        let Some(header) = header else { return damage("its header is wrong".to_owned()) };
-        if !history.segments.is_empty() && header.first_seq != history.next_seq {
-            let reason = format!("it begins with record {}, not {}", header.first_seq, history.next_seq);
-            return damage(reason);
+        let mut records = Records::new(&bytes[HEADER_BYTES..], header);
+        let (mut count, mut end) = (0, None);
+        for outcome in &mut records {
+            match outcome {
+                Err(damaged) => return self.damage(HEADER_BYTES + damaged.offset, damaged.to_string()),
+                Ok(_) if end.is_some() => break,
+                Ok(record) if record.kind == KIND_END => end = decode_end(record.body),
+                Ok(_) => count += 1,
+            }
         }
-        let mut records = Records::new(&bytes[SEGMENT_HEADER_BYTES..], header);
+        let valid = HEADER_BYTES + records.valid_bytes();
+        if end != Some(count) || valid < bytes.len() {
+            return self.damage(valid, "it isn't whole");
+        }
+        for record in Records::new(&bytes[HEADER_BYTES..], header).map_while(Result::ok) {
+            if record.kind != KIND_END {
+                each(record);
+            }
+        }
+        history.records += count;
+        history.next_seq = header.first_seq;
+        history.base = Some(Counted {
+            place: self.place,
+            path: self.path.clone(),
+            nbytes: valid as u64,
+            ignored_bytes: (all.len() - valid) as u64,
+        });
+        Ok(None)
+    }
+
+    fn read_segment(
+        &self,
+        all: &[u8],
+        history: &mut History,
+        each: &mut impl FnMut(Record<'_>),
+    ) -> Result<Option<Damage>, JournalError> {
+        let (bytes, header) = match self.open(all)? {
+            Ok(opened) => opened,
+            Err(damage) => return Ok(Some(damage)),
+        };
+        let is_first = history.segments.is_empty() && history.base.is_none();
+        if !is_first && header.first_seq != history.next_seq {
+            let reason = format!("it begins with record {}, not {}", header.first_seq, history.next_seq);
+            return self.damage(0, reason);
+        }
+        let mut records = Records::new(&bytes[HEADER_BYTES..], header);
         let mut found = None;
         for outcome in &mut records {
             match outcome {
@@ -133,69 +308,51 @@ impl Reading<'_> {
                 Err(damaged) => found = Some(damaged.to_string()),
             }
         }
-        let valid = SEGMENT_HEADER_BYTES + records.valid_bytes();
+        let valid = HEADER_BYTES + records.valid_bytes();
         history.next_seq = records.next_seq();
-        history.segments.push(Segment {
-            epoch: self.place.0,
-            index: self.place.1,
-            path: self.path.to_owned(),
+        history.segments.push(Counted {
+            place: self.place,
+            path: self.path.clone(),
             nbytes: valid as u64,
             ignored_bytes: (all.len() - valid) as u64,
         });
-        // The next segment is begun only after this one is durable, so only an epoch's last one may be torn.
-        if found.is_none() && valid < bytes.len() && (self.limit.is_some() || !self.is_last_of_epoch) {
-            found = Some(format!("record {} at byte {valid} isn't whole", records.next_seq()));
-        }
-        found.map_or(Ok(None), damage)
-    }
-}
-
-/// All segments of the directory by place; none if it isn't there. Other files are left alone.
-fn list(dir: &Path) -> Result<BTreeMap<Place, PathBuf>, JournalError> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(JournalError::io("list", dir, error)),
-    };
-    let mut files = BTreeMap::new();
-    for entry in entries {
-        let entry = entry.map_err(|error| JournalError::io("list", dir, error))?;
-        if let Some(place) = entry.file_name().to_str().and_then(place_of) {
-            files.insert(place, entry.path());
-        }
-    }
-    Ok(files)
-}
-
-fn place_of(name: &str) -> Option<Place> {
-    let (epoch, index) = name.strip_suffix(".journal")?.split_once('-')?;
-    let place = (epoch.parse().ok()?, index.parse().ok()?);
-    (segment_name(place.0, place.1) == name).then_some(place)
-}
-
-/// The seal of the highest epoch that has one. An epoch without one never sent anything: it died at its first record.
-fn last_seal(files: &BTreeMap<Place, PathBuf>) -> Result<Result<Option<Seal>, Damage>, JournalError> {
-    for ((epoch, _), path) in files.iter().rev().filter(|((_, index), _)| *index == 0) {
-        let bytes = load(path)?;
-        let damage = |reason: &str| Damage { path: path.clone(), reason: reason.to_owned() };
-        let Some(header) = SegmentHeader::decode(&bytes) else {
-            return Ok(Err(damage("its header is wrong")));
-        };
-        match Records::new(&bytes[SEGMENT_HEADER_BYTES..], header).next() {
-            None => {}
-            Some(Err(damaged)) => return Ok(Err(damage(&damaged.to_string()))),
-            Some(Ok(record)) => {
-                let sealed = decode_seal(record.body).filter(|_| record.kind == KIND_SEAL);
-                let Some(sealed) = sealed else { return Ok(Err(damage("it begins without a seal"))) };
-                let older = sealed.into_iter().filter(|segment| segment.epoch < *epoch);
-                let lengths = older.map(|s| ((s.epoch, s.index), Some(s.nbytes))).collect();
-                return Ok(Ok(Some((*epoch, lengths))));
+        if found.is_none() && valid < bytes.len() {
+            // The next segment is begun only after this one is durable, so only an epoch's last one may be torn.
+            if self.limit.is_some() || !self.is_last_of_epoch {
+                found = Some(format!("record {} isn't whole", records.next_seq()));
+            } else {
+                let (offset, nbytes) = (valid as u64, (bytes.len() - valid) as u64);
+                history.torn = Some(Torn { path: self.path.clone(), offset, nbytes });
             }
         }
+        found.map_or(Ok(None), |reason| self.damage(valid, reason))
     }
-    Ok(Ok(None))
 }
 
-fn load(path: &Path) -> Result<Vec<u8>, JournalError> {
-    std::fs::read(path).map_err(|error| JournalError::io("read", path, error))
+/// A directory of the file system.
+struct Directory<'a>(&'a Path);
+
+impl Files for Directory<'_> {
+    fn dir(&self) -> &Path {
+        self.0
+    }
+
+    fn names(&self) -> Result<Vec<String>, JournalError> {
+        let failed = |error| JournalError::io("list", self.0, error);
+        let entries = match std::fs::read_dir(self.0) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let name = |entry: io::Result<std::fs::DirEntry>| match entry {
+            Ok(entry) => entry.file_name().into_string().ok().map(Ok),
+            Err(error) => Some(Err(failed(error))),
+        };
+        entries.filter_map(name).collect()
+    }
+
+    fn load(&self, name: &str) -> Result<Vec<u8>, JournalError> {
+        let path = self.0.join(name);
+        std::fs::read(&path).map_err(|error| JournalError::io("read", &path, error))
+    }
 }

@@ -2,10 +2,18 @@
 //!
 //! ```text
 //! segment   header | record | record | ...
-//! header    "jobqjnl1" | u32 epoch | u32 index | u64 first seq | u32 0 | u32 crc32c of the 28 bytes before
+//! snapshot  header | record | record | ... | end
+//! header    "jobqjnl1" or, of a snapshot, "jobqsnp1" | u32 epoch | u32 index | u64 first seq | u32 0 |
+//!           u32 crc32c of the 28 bytes before
 //! record    u32 length of what follows the checksum | u32 crc32c of the length and of what follows |
 //!           u64 seq | u32 epoch | u8 kind | u8 version | body
+//! seal      body of an epoch's first record: of each older file that counts, u32 epoch | u32 index, its highest bit
+//!           set for a snapshot | u64 length
+//! end       body of a snapshot's last record: u64 number of the records before it
 //! ```
+//!
+//! A snapshot stands for every record before the segment of the same epoch and index; its own records are numbered
+//! from 1. The digit at the end of the magic is [`crate::STATE_FORMAT`].
 //!
 //! Numbers are little-endian. Within a segment the sequence numbers follow each other and the epoch is one, so a
 //! record is known by more than its checksum. A crash leaves a torn tail: a record that isn't whole, and nothing
@@ -15,15 +23,20 @@
 pub const MAX_BODY_BYTES: usize = 256 << 20;
 /// Bytes of a record besides its body.
 pub const RECORD_OVERHEAD_BYTES: usize = PREFIX_BYTES + FIXED_BYTES;
-/// Bytes of a segment's header.
-pub const SEGMENT_HEADER_BYTES: usize = 32;
+/// Bytes of a file's header.
+pub const HEADER_BYTES: usize = 32;
 /// The journal's own kind: the seal over older segments.
 pub const KIND_SEAL: u8 = 0;
+/// The journal's own kind: the end of a snapshot.
+pub const KIND_END: u8 = 255;
 
-const MAGIC: &[u8; 8] = b"jobqjnl1";
+const SEGMENT_MAGIC: &[u8; 7] = b"jobqjnl";
+const SNAPSHOT_MAGIC: &[u8; 7] = b"jobqsnp";
 const PREFIX_BYTES: usize = 8;
 const FIXED_BYTES: usize = 14;
 const SEAL_ENTRY_BYTES: usize = 16;
+/// In a seal: the file is a snapshot.
+const SNAPSHOT_BIT: u32 = 1 << 31;
 
 /// One record. `kind` and `version` say what the body means; the journal doesn't know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,21 +48,35 @@ pub struct Record<'a> {
     pub body: &'a [u8],
 }
 
-/// The first bytes of a segment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SegmentHeader {
+/// The two kinds of files.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum FileKind {
+    /// Stands for all that came before the segment of the same epoch and index.
+    Snapshot,
+    Segment,
+}
+
+/// Which file. Sorts as the records do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Place {
     pub epoch: u32,
     /// Counts an epoch's segments from 0.
     pub index: u32,
-    /// Sequence number of its first record.
+    pub kind: FileKind,
+}
+
+/// The first bytes of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FileHeader {
+    pub place: Place,
+    /// Sequence number of a segment's first record; of the first one after a snapshot.
     pub first_seq: u64,
 }
 
-/// How much of one older segment counts, header included.
+/// How much of one older file counts, header included.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Sealed {
-    pub epoch: u32,
-    pub index: u32,
+    pub place: Place,
     pub nbytes: u64,
 }
 
@@ -101,8 +128,12 @@ pub struct Records<'a> {
 impl<'a> Records<'a> {
     /// `bytes` after the header, which has told the epoch and the first sequence number.
     #[must_use]
-    pub fn new(bytes: &'a [u8], header: SegmentHeader) -> Self {
-        Self { bytes, epoch: header.epoch, next_seq: header.first_seq, offset: 0, is_over: false }
+    pub fn new(bytes: &'a [u8], header: FileHeader) -> Self {
+        let next_seq = match header.place.kind {
+            FileKind::Segment => header.first_seq,
+            FileKind::Snapshot => 1,
+        };
+        Self { bytes, epoch: header.place.epoch, next_seq, offset: 0, is_over: false }
     }
 
     /// Length of the records yielded so far.
@@ -154,29 +185,80 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-impl SegmentHeader {
+impl Place {
     #[must_use]
-    pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
-        let mut bytes = [0; SEGMENT_HEADER_BYTES];
-        bytes[..8].copy_from_slice(MAGIC);
-        bytes[8..12].copy_from_slice(&self.epoch.to_le_bytes());
-        bytes[12..16].copy_from_slice(&self.index.to_le_bytes());
+    pub fn segment(epoch: u32, index: u32) -> Self {
+        Self { epoch, index, kind: FileKind::Segment }
+    }
+
+    #[must_use]
+    pub fn snapshot(epoch: u32, index: u32) -> Self {
+        Self { epoch, index, kind: FileKind::Snapshot }
+    }
+
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        let ending = match self.kind {
+            FileKind::Segment => "journal",
+            FileKind::Snapshot => "snapshot",
+        };
+        format!("{:010}-{:06}.{ending}", self.epoch, self.index)
+    }
+
+    /// The place that a file's name tells; `None`: it is no file of ours.
+    #[must_use]
+    pub fn of_file(name: &str) -> Option<Self> {
+        let (stem, ending) = name.split_once('.')?;
+        let (epoch, index) = stem.split_once('-')?;
+        let kind = match ending {
+            "journal" => FileKind::Segment,
+            "snapshot" => FileKind::Snapshot,
+            _ => return None,
+        };
+        let place = Self { epoch: epoch.parse().ok()?, index: index.parse().ok()?, kind };
+        (place.file_name() == name).then_some(place)
+    }
+}
+
+impl FileHeader {
+    #[must_use]
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[..7].copy_from_slice(magic(self.place.kind));
+        bytes[7] = b'0' + crate::STATE_FORMAT;
+        bytes[8..12].copy_from_slice(&self.place.epoch.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.place.index.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.first_seq.to_le_bytes());
         let sum = crc32c::crc32c(&bytes[..28]);
         bytes[28..].copy_from_slice(&sum.to_le_bytes());
         bytes
     }
 
-    /// `None`: this is no segment of ours, or its header is damaged.
+    /// `None`: this is no file of ours of that kind, of another format, or its header is damaged.
     #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes = bytes.first_chunk::<SEGMENT_HEADER_BYTES>()?;
-        let header = Self {
-            epoch: u32::from_le_bytes(*bytes[8..].first_chunk()?),
-            index: u32::from_le_bytes(*bytes[12..].first_chunk()?),
-            first_seq: u64::from_le_bytes(*bytes[16..].first_chunk()?),
-        };
+    pub fn decode(bytes: &[u8], kind: FileKind) -> Option<Self> {
+        let bytes = bytes.first_chunk::<HEADER_BYTES>()?;
+        let epoch = u32::from_le_bytes(*bytes[8..].first_chunk()?);
+        let index = u32::from_le_bytes(*bytes[12..].first_chunk()?);
+        let first_seq = u64::from_le_bytes(*bytes[16..].first_chunk()?);
+        let header = Self { place: Place { epoch, index, kind }, first_seq };
         (header.encode() == *bytes).then_some(header)
+    }
+}
+
+/// The format that a file's first bytes tell, if it is one of ours and they are sound.
+#[must_use]
+pub fn format_of(bytes: &[u8]) -> Option<u8> {
+    let bytes = bytes.first_chunk::<HEADER_BYTES>()?;
+    let is_ours = bytes.starts_with(SEGMENT_MAGIC) || bytes.starts_with(SNAPSHOT_MAGIC);
+    let is_sound = crc32c::crc32c(&bytes[..28]).to_le_bytes() == bytes[28..];
+    bytes[7].checked_sub(b'0').filter(|_| is_ours && is_sound)
+}
+
+fn magic(kind: FileKind) -> &'static [u8; 7] {
+    match kind {
+        FileKind::Segment => SEGMENT_MAGIC,
+        FileKind::Snapshot => SNAPSHOT_MAGIC,
     }
 }
 
@@ -184,10 +266,11 @@ impl SegmentHeader {
 #[must_use]
 pub fn encode_seal(sealed: &[Sealed]) -> Vec<u8> {
     let mut body = Vec::with_capacity(sealed.len() * SEAL_ENTRY_BYTES);
-    for segment in sealed {
-        body.extend_from_slice(&segment.epoch.to_le_bytes());
-        body.extend_from_slice(&segment.index.to_le_bytes());
-        body.extend_from_slice(&segment.nbytes.to_le_bytes());
+    for Sealed { place, nbytes } in sealed {
+        let bit = if place.kind == FileKind::Snapshot { SNAPSHOT_BIT } else { 0 };
+        body.extend_from_slice(&place.epoch.to_le_bytes());
+        body.extend_from_slice(&(place.index | bit).to_le_bytes());
+        body.extend_from_slice(&nbytes.to_le_bytes());
     }
     body
 }
@@ -200,13 +283,25 @@ pub fn decode_seal(body: &[u8]) -> Option<Vec<Sealed>> {
         return None;
     }
     let entry = |bytes: &[u8; SEAL_ENTRY_BYTES]| {
-        Some(Sealed {
-            epoch: u32::from_le_bytes(*bytes.first_chunk()?),
-            index: u32::from_le_bytes(*bytes[4..].first_chunk()?),
-            nbytes: u64::from_le_bytes(*bytes[8..].first_chunk()?),
-        })
+        let epoch = u32::from_le_bytes(*bytes.first_chunk()?);
+        let index = u32::from_le_bytes(*bytes[4..].first_chunk()?);
+        let kind = if index & SNAPSHOT_BIT == 0 { FileKind::Segment } else { FileKind::Snapshot };
+        let nbytes = u64::from_le_bytes(*bytes[8..].first_chunk()?);
+        Some(Sealed { place: Place { epoch, index: index & !SNAPSHOT_BIT, kind }, nbytes })
     };
     entries.iter().map(entry).collect()
+}
+
+/// The body of a snapshot's end.
+#[must_use]
+pub fn encode_end(records: u64) -> [u8; 8] {
+    records.to_le_bytes()
+}
+
+/// Reads the body of a snapshot's end: the number of records before it.
+#[must_use]
+pub fn decode_end(body: &[u8]) -> Option<u64> {
+    body.try_into().ok().map(u64::from_le_bytes)
 }
 
 /// Whether a body may be journalled.
@@ -246,7 +341,8 @@ mod tests {
     use proptest::prelude::*;
     use proptest::test_runner::TestRng;
 
-    const HEADER: SegmentHeader = SegmentHeader { epoch: 3, index: 0, first_seq: 100 };
+    const HEADER: FileHeader =
+        FileHeader { place: Place { epoch: 3, index: 0, kind: FileKind::Segment }, first_seq: 100 };
 
     /// A body and what it is, owned.
     type Owned = (u8, u8, Vec<u8>);
@@ -255,7 +351,7 @@ mod tests {
         let (mut bytes, mut ends) = (Vec::new(), vec![0]);
         for (n, (kind, version, body)) in records.iter().enumerate() {
             let seq = HEADER.first_seq + n as u64;
-            let record = Record { seq, epoch: HEADER.epoch, kind: *kind, version: *version, body };
+            let record = Record { seq, epoch: HEADER.place.epoch, kind: *kind, version: *version, body };
             assert!(encode(&record, &mut bytes));
             ends.push(bytes.len());
         }
@@ -404,18 +500,28 @@ mod tests {
 
     #[test]
     fn headers_and_seals_read_back_and_no_harmed_header_does() {
-        let header = SegmentHeader { epoch: 7, index: 2, first_seq: u64::MAX };
-        let bytes = header.encode();
-        assert_eq!(SegmentHeader::decode(&bytes), Some(header));
-        for bit in 0..bytes.len() * 8 {
-            let mut harmed = bytes;
-            harmed[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(SegmentHeader::decode(&harmed), None);
+        for place in [Place::segment(7, 2), Place::snapshot(7, 2)] {
+            let header = FileHeader { place, first_seq: u64::MAX };
+            let bytes = header.encode();
+            assert_eq!(FileHeader::decode(&bytes, place.kind), Some(header));
+            assert_eq!(format_of(&bytes), Some(crate::STATE_FORMAT));
+            assert_eq!(Place::of_file(&place.file_name()), Some(place));
+            for bit in 0..bytes.len() * 8 {
+                let mut harmed = bytes;
+                harmed[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(FileHeader::decode(&harmed, place.kind), None);
+                assert_eq!(format_of(&harmed), None);
+            }
+            assert_eq!(FileHeader::decode(&bytes[..31], place.kind), None);
         }
-        assert_eq!(SegmentHeader::decode(&bytes[..31]), None);
-        let sealed =
-            [Sealed { epoch: 1, index: 0, nbytes: 32 }, Sealed { epoch: 2, index: 9, nbytes: 1 << 40 }];
+        let bytes = FileHeader { place: Place::segment(7, 2), first_seq: 1 }.encode();
+        assert_eq!(FileHeader::decode(&bytes, FileKind::Snapshot), None);
+        let sealed = [
+            Sealed { place: Place::snapshot(1, 0), nbytes: 32 },
+            Sealed { place: Place::segment(2, 9), nbytes: 1 << 40 },
+        ];
         assert_eq!(decode_seal(&encode_seal(&sealed)).unwrap(), sealed);
         assert_eq!(decode_seal(&[0; 15]), None);
+        assert_eq!((decode_end(&encode_end(7)), decode_end(&[0; 7])), (Some(7), None));
     }
 }

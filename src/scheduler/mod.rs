@@ -2,6 +2,7 @@
 
 pub mod core;
 pub mod event;
+pub mod image;
 pub mod place;
 pub mod record;
 pub mod scale;

@@ -1,5 +1,6 @@
 //! What the scheduler's core asks to be journalled. A later epoch's core is the fold of these.
 
+use super::image::{Base, Image};
 use crate::graph::{Columns, GraphId, TaskId};
 use crate::protocol::{
     AllocationId, Execution, GraphOptions, PendingOutput, RequestId, StoredValue, TaskError, WorkerId,
@@ -65,6 +66,10 @@ pub enum Record {
     AllocationOver {
         allocation: AllocationId,
     },
+    /// Of a snapshot: tasks as they stand.
+    Image(Box<Image>),
+    /// Of a snapshot: the rest, which puts the images into force.
+    Base(Box<Base>),
     /// Nobody will name this graph again.
     Forgotten {
         graph: GraphId,

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 #[derive(Default)]
 pub struct Disk {
     records: Vec<Vec<u8>>,
+    /// Of some of them, for a start.
+    pub snapshot: Option<super::compaction::Snapshot>,
     parts: HashSet<(RequestId, u32)>,
     assigned: HashSet<(Execution, String)>,
     /// Commands whose end is journalled: they must never start again.

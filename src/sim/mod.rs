@@ -11,6 +11,7 @@
 
 mod batch;
 mod client;
+mod compaction;
 mod disk;
 mod faults;
 mod graphs;
@@ -26,6 +27,7 @@ mod steps;
 mod truth;
 mod world;
 
+use crate::scheduler::record::Record;
 pub use report::{EXPECTED, Failure, Report};
 
 /// Nanoseconds.
@@ -63,6 +65,19 @@ pub enum Plant {
     FreeEarly,
     /// A report of an older attempt passes for one of the current attempt.
     TakeStaleAttempt,
+}
+
+/// What the schedulers of this seed's cluster journalled, as one life after the other had it.
+///
+/// # Errors
+/// As [`run`].
+///
+/// # Panics
+/// As [`run`].
+pub fn journal(seed: u64, config: &Config) -> Result<Vec<Record>, Failure> {
+    let mut world = world::World::new(seed, config.clone());
+    world.run_through()?;
+    Ok(world.disk.records())
 }
 
 /// Runs the cluster of this seed from its start to its end.

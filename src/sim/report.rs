@@ -131,6 +131,8 @@ pub const EXPECTED: &[&str] = &[
     "record: Part",
     "record: Sealed",
     "record: Target",
+    "run: snapshots",
+    "run: starts from snapshots",
     "run: clean ends",
     "run: forgotten graphs asked for",
     "run: orphans refused",

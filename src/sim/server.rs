@@ -1,5 +1,6 @@
 //! The scheduler's shell: it takes in what has arrived in one batch, holds back what waits for the journal, and dies.
 
+use super::compaction::{self, Snapshot};
 use super::disk::{decode, encode};
 use super::faults::Fault;
 use super::letters::{Letter, Letters};
@@ -26,6 +27,8 @@ pub(super) struct Server {
     /// Records on disk.
     durable: u64,
     unsynced: VecDeque<Vec<u8>>,
+    /// Those whose records aren't all on disk.
+    pub snapshots: VecDeque<Snapshot>,
     syncing: bool,
     pub letters: Letters,
     waiting_submits: Vec<(u64, AllocationId)>,
@@ -36,6 +39,13 @@ pub(super) struct Server {
     registered: BTreeSet<AllocationId>,
     seen: HashMap<TaskId, &'static str>,
     exit: bool,
+}
+
+impl Server {
+    /// The number of the last record that it has written.
+    pub fn last_record(&self) -> u64 {
+        self.durable + self.unsynced.len() as u64
+    }
 }
 
 impl World {
@@ -55,7 +65,11 @@ impl World {
         let records = self.disk.records();
         self.note(|| format!("scheduler {life} starts from {} records", records.len()));
         self.truth.relearn(&records);
-        let core = Core::replay(config, Time(0), records, JournalSeq(self.disk.len()));
+        let start = self.records_to_start_from();
+        let core = match Core::replay(config, Time(0), start, JournalSeq(self.disk.len())) {
+            Ok(core) => core,
+            Err(error) => return self.violate(error.to_string()),
+        };
         core.check();
         let mut seen = HashMap::new();
         core.each_state(|task, state| {
@@ -69,6 +83,7 @@ impl World {
             wakes: false,
             ticks_at: None,
             durable: self.disk.len(),
+            snapshots: VecDeque::new(),
             unsynced: VecDeque::new(),
             syncing: false,
             letters: Letters::new(self.disk.len()),
@@ -221,6 +236,10 @@ impl World {
         out.into_iter().for_each(|action| self.server_acts(action));
         self.submit_durable();
         self.flush_server();
+        if let Some(mut server) = self.server.take() {
+            self.maybe_snapshot(&mut server);
+            self.server = Some(server);
+        }
         self.wind_server(life);
     }
 
@@ -352,6 +371,8 @@ impl World {
             self.disk.append(bytes);
         }
         server.durable += count as u64;
+        let snapshot = compaction::newest(&mut server.snapshots, server.durable);
+        self.disk.snapshot = snapshot.or(self.disk.snapshot.take());
         let durable = JournalSeq(server.durable);
         self.server_takes(None, Event::Durable(durable));
         self.sync();

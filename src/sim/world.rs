@@ -144,6 +144,11 @@ impl World {
     }
 
     pub fn run(mut self) -> Result<Report, Failure> {
+        self.run_through()?;
+        Ok(std::mem::take(&mut self.report))
+    }
+
+    pub fn run_through(&mut self) -> Result<(), Failure> {
         let mut events = 0;
         while !self.is_over() && self.violation.is_none() {
             let Some(Reverse(next)) = self.coming.pop() else {
@@ -162,7 +167,7 @@ impl World {
         }
         self.report.add("run", "events", events);
         match self.violation.take() {
-            None => Ok(std::mem::take(&mut self.report)),
+            None => Ok(()),
             Some(what) => Err(Failure { seed: self.seed, what, trace: self.trace.drain(..).collect() }),
         }
     }

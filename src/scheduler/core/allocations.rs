@@ -90,6 +90,16 @@ impl Allocations {
         self.changed = true;
     }
 
+    /// The number of the next one.
+    pub fn next(&self) -> u32 {
+        self.next
+    }
+
+    /// Those that were given up and haven't ended yet.
+    pub fn given_up(&self) -> Vec<AllocationId> {
+        self.list.iter().filter(|(_, a)| a.given_up && is_open(a)).map(|(id, _)| *id).collect()
+    }
+
     pub fn set_next(&mut self, next: u32) {
         self.next = self.next.max(next);
     }
@@ -238,7 +248,7 @@ impl Core {
 
     fn submit_allocation(&mut self, out: &mut Vec<Action>) {
         let id = AllocationId(self.allocations.next.max(1));
-        self.allocations.next = id.0 + 1;
+        self.allocations.next = id.0.saturating_add(1);
         self.allocations.recent_submits.push_back(self.now);
         let after = self.persist(Record::Intent { allocation: id }, out);
         self.take_intent(id);
@@ -246,7 +256,7 @@ impl Core {
     }
 
     fn take_intent(&mut self, id: AllocationId) {
-        self.allocations.set_next(id.0 + 1);
+        self.allocations.set_next(id.0.saturating_add(1));
         let allocation = Allocation {
             state: AllocationStateName::Submitting,
             job: String::new(),

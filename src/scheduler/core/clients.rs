@@ -178,12 +178,10 @@ impl Core {
 
     /// The graph may have come to its end.
     pub(super) fn on_graph_progress(&mut self, graph: GraphId) {
-        let Some(state) = self.graphs.get_mut(&graph).filter(|g| g.is_settled()) else { return };
-        if !std::mem::replace(&mut state.in_history, true) {
-            self.settled_tasks += state.tasks.len() as u64;
-            self.settled_bytes += state.kept_bytes();
-            self.settled_graphs.push_back(graph);
+        if !self.graphs.get(&graph).is_some_and(|g| g.is_settled()) {
+            return;
         }
+        self.enter_history(graph);
         if let Some(calls) = self.clients.by_graph.get(&graph) {
             self.clients.touched.extend(calls.iter().copied());
         }
@@ -309,7 +307,7 @@ impl Core {
 
     pub(super) fn take_cancel(&mut self, request: RequestId, tasks: &[TaskId]) -> u64 {
         let cancelled = tasks.iter().filter(|task| self.cancel(**task)).count() as u64;
-        self.requests.insert(request, Answered::Cancelled { tasks: cancelled });
+        self.note_answer(request, Answered::Cancelled { tasks: cancelled });
         cancelled
     }
 
@@ -326,7 +324,7 @@ impl Core {
     }
 
     pub(super) fn take_target(&mut self, request: RequestId, workers: u32) {
-        self.requests.insert(request, Answered::Scaled { workers });
+        self.note_answer(request, Answered::Scaled { workers });
         self.allocations.set_target(workers);
     }
 

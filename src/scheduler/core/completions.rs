@@ -221,7 +221,7 @@ impl Core {
 
     /// Whether some execution of it ended well once (its value was lost since).
     pub(super) fn was_finished(&self, task: TaskId) -> bool {
-        self.record(task).is_some_and(|r| r.attempt > 0 && r.micros > 0 && self.consumes_values(task))
+        self.record(task).is_some_and(|record| record.has_ended_well() && self.consumes_values(task))
     }
 
     /// Inputs that this worker could get from nobody. Their holders are struck off, so the values are made again;

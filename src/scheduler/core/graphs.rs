@@ -128,6 +128,45 @@ impl GraphState {
         first
     }
 
+    /// The columns of tasks from `first` to before `end`, as a part that brings them after all before them. The first
+    /// one brings all operations and outside dependencies.
+    pub fn export(&self, first: u32, end: u32) -> Columns {
+        let tasks = first as usize..end as usize;
+        let args_base = tasks.start.checked_sub(1).map_or(0, |before| self.args_end[before]);
+        let args_end = tasks.end.checked_sub(1).map_or(0, |last| self.args_end[last]);
+        let deps_base = tasks.start.checked_sub(1).map_or(0, |before| self.deps_end[before]);
+        let deps_end = tasks.end.checked_sub(1).map_or(0, |last| self.deps_end[last]);
+        let named = self.names.iter().filter(|(index, _)| (first..end).contains(*index));
+        let mut names: Vec<(u32, String)> = named.map(|(index, name)| (*index, name.clone())).collect();
+        names.sort_unstable();
+        Columns {
+            ops: if first == 0 {
+                self.ops.iter().map(|entry| entry.op.clone()).collect()
+            } else {
+                Vec::new()
+            },
+            op_of: self.tasks[tasks.clone()].iter().map(|record| record.op).collect(),
+            args: self.args[args_base as usize..args_end as usize].to_vec(),
+            args_end: self.args_end[tasks.clone()].iter().map(|end| (end - args_base) as u32).collect(),
+            deps: self.deps[deps_base as usize..deps_end as usize].to_vec(),
+            deps_end: self.deps_end[tasks].iter().map(|end| end - deps_base).collect(),
+            externals: if first == 0 { self.externals.clone() } else { Vec::new() },
+            wanted: (first..end).filter(|index| self.tasks[*index as usize].wanted).collect(),
+            names,
+        }
+    }
+
+    /// What the task's arguments and result take.
+    pub fn task_bytes(&self, index: u32) -> usize {
+        let buffers = self.results.get(&index).into_iter().flat_map(|result| &result.buffers);
+        self.args(index).len() + buffers.map(|buffer| buffer.len()).sum::<usize>()
+    }
+
+    /// Tasks of other graphs that this one depends on.
+    pub fn externals(&self) -> &[TaskId] {
+        &self.externals
+    }
+
     /// The part that begins with task `first` is this record; older ones up to `durable` need no memory.
     pub fn note_part(&mut self, first: u32, seq: JournalSeq, durable: JournalSeq) {
         self.recent_parts.retain(|(_, seq)| *seq > durable);
@@ -167,6 +206,16 @@ impl GraphState {
         let here =
             std::iter::successors(first, next).map(|edge| self.task_id(self.edge_owner[edge as usize]));
         here.chain(self.outside_dependents.get(&index).into_iter().flatten().copied())
+    }
+
+    /// Tasks of that graph are forgotten.
+    pub fn forget_dependents(&mut self, index: u32, graph: GraphId) {
+        if let Some(dependents) = self.outside_dependents.get_mut(&index) {
+            dependents.retain(|task| task.graph != graph);
+            if dependents.is_empty() {
+                self.outside_dependents.remove(&index);
+            }
+        }
     }
 
     /// Bytes that its tasks' arguments and results take: what a long history costs.

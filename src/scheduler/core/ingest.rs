@@ -12,6 +12,9 @@ use std::collections::BinaryHeap;
 /// Settled graphs that stay known, whatever their size: each costs a few hundred bytes.
 const MAX_SETTLED_GRAPHS: usize = 100_000;
 
+/// Answers to cancels and scalings that stay known, for repeats. Those of graphs go with their graphs.
+const MAX_ANSWERS: usize = 100_000;
+
 /// What the scheduler keeps of settled graphs' arguments and results, in its memory.
 const MAX_SETTLED_BYTES: u64 = 512 << 20;
 
@@ -85,6 +88,28 @@ impl Core {
 
     fn check_part(&self, graph: GraphId, part: &Part) -> Result<(), Reply> {
         let usage = |reason: String| Err(refuse(RefusalKind::Usage, reason));
+        self.check_columns(graph, part)?;
+        if let Some(reason) = part.columns.ops.iter().find_map(|op| self.exceeds_workers(op)) {
+            return usage(reason);
+        }
+        for (_, name) in &part.columns.names {
+            match Key::named(name) {
+                Err(error) => return usage(error.to_string()),
+                Ok(_) if self.name_is_taken(name) => {
+                    return usage(format!("there is an unfinished task named '{name}' already"));
+                }
+                Ok(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What later code relies on, whoever brings the part.
+    pub(super) fn check_columns(&self, graph: GraphId, part: &Part) -> Result<(), Reply> {
+        let usage = |reason: String| Err(refuse(RefusalKind::Usage, reason));
+        if graph.0 == u32::MAX {
+            return usage("this cluster has had all the graphs it can have".into());
+        }
         let (first, ops, externals, edges) = match self.graphs.get(&graph) {
             Some(g) if g.sealed => return usage(format!("{graph} is complete: no part may follow")),
             Some(g) if g.parts != part.part => {
@@ -102,18 +127,6 @@ impl Core {
         }
         if let Some(outside) = part.columns.externals.iter().find(|task| self.state(**task).is_none()) {
             return Err(refuse(RefusalKind::Unknown, format!("there is no task {outside} to depend on")));
-        }
-        if let Some(reason) = part.columns.ops.iter().find_map(|op| self.exceeds_workers(op)) {
-            return usage(reason);
-        }
-        for (_, name) in &part.columns.names {
-            match Key::named(name) {
-                Err(error) => return usage(error.to_string()),
-                Ok(_) if self.name_is_taken(name) => {
-                    return usage(format!("there is an unfinished task named '{name}' already"));
-                }
-                Ok(_) => {}
-            }
         }
         Ok(())
     }
@@ -223,7 +236,7 @@ impl Core {
         }
     }
 
-    fn op_entry(&mut self, op: Op) -> super::graphs::OpEntry {
+    pub(super) fn op_entry(&mut self, op: Op) -> super::graphs::OpEntry {
         let (class, family, pure) = (self.class(op.resources()), self.family(op.family()), op.is_pure());
         super::graphs::OpEntry { op, class, family, pure }
     }
@@ -300,6 +313,28 @@ impl Core {
         }
     }
 
+    /// Notes the answer to a cancel or a scaling.
+    pub(super) fn note_answer(&mut self, request: RequestId, answered: Answered) {
+        if self.requests.insert(request, answered).is_none() {
+            self.answers.push_back(request);
+        }
+        while self.answers.len() > MAX_ANSWERS
+            && let Some(old) = self.answers.pop_front()
+        {
+            self.requests.remove(&old);
+        }
+    }
+
+    /// The graph was settled once: from now on its turn to be forgotten comes nearer.
+    pub(super) fn enter_history(&mut self, id: GraphId) {
+        if let Some(graph) = self.graphs.get_mut(&id).filter(|graph| !graph.in_history) {
+            graph.in_history = true;
+            self.settled_tasks += graph.tasks.len() as u64;
+            self.settled_bytes += graph.kept_bytes();
+            self.settled_graphs.push_back(id);
+        }
+    }
+
     /// Whether later graphs lean on this one: commands that come after it, kernels that would be made again from it.
     fn is_depended_on(&self, graph: &GraphState) -> bool {
         let leans = |task: &TaskId| {
@@ -322,6 +357,11 @@ impl Core {
             }
         }
         let Some(graph) = self.graphs.remove(&id) else { return };
+        for dependency in graph.externals() {
+            if let Some(other) = self.graphs.get_mut(&dependency.graph) {
+                other.forget_dependents(dependency.index, id);
+            }
+        }
         for record in &graph.tasks {
             let family = graph.ops[record.op as usize].family as usize;
             *super::graphs::counter(&mut self.families[family].counts, record.state) -= 1;

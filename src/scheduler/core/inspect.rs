@@ -1,10 +1,11 @@
 //! What tests and the simulation look at, beyond actions.
 
-use super::Core;
 use super::task::TaskState;
+use super::{Core, CoreConfig};
 use crate::graph::TaskId;
 use crate::protocol::Execution;
-use crate::scheduler::event::PeerId;
+use crate::scheduler::event::{PeerId, Time};
+use crate::scheduler::record::Record;
 
 impl Core {
     /// Every task with the name of its state.
@@ -14,6 +15,21 @@ impl Core {
                 see(graph.task_id(index as u32), name(record.state));
             }
         }
+    }
+
+    /// The snapshot of the core that these records lead to, before it concludes anything of its own, such as that
+    /// values are lost which nobody has reported yet.
+    ///
+    /// # Errors
+    /// As [`Core::replay`].
+    pub fn snapshot_of(records: Vec<Record>) -> Result<Vec<Record>, String> {
+        let mut core = Core::new(CoreConfig::default(), Time::default());
+        core.replaying = true;
+        for record in records {
+            core.apply(record)?;
+        }
+        core.fates.clear();
+        Ok(core.snapshot())
     }
 
     pub fn is_going_down(&self) -> bool {

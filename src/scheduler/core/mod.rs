@@ -16,6 +16,7 @@ mod outbox;
 mod placing;
 mod replay;
 mod reports;
+mod snapshot;
 mod states;
 mod task;
 #[cfg(test)]
@@ -36,7 +37,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 use workers::Workers;
 
-pub use replay::Replay;
+pub use replay::{Replay, ReplayError};
 
 /// What the core is told once.
 #[derive(Clone, Debug)]
@@ -127,6 +128,8 @@ pub struct Core {
     broken_streams: BTreeMap<GraphId, Time>,
     names: HashMap<String, TaskId>,
     requests: HashMap<RequestId, ingest::Answered>,
+    /// Cancels and scalings among those, the oldest first.
+    answers: VecDeque<RequestId>,
     families: Vec<Family>,
     family_index: HashMap<String, u32>,
     classes: Vec<Class>,
@@ -167,6 +170,7 @@ impl Core {
             broken_streams: BTreeMap::new(),
             names: HashMap::new(),
             requests: HashMap::new(),
+            answers: VecDeque::new(),
             families: Vec::new(),
             family_index: HashMap::new(),
             classes: Vec::new(),

@@ -8,13 +8,24 @@ use super::task::TaskState;
 use super::workers::Presence;
 use super::{Core, CoreConfig, RECOVERY_MARGIN};
 use crate::graph::TaskId;
-use crate::protocol::{AllocationStateName, Execution, Registration, WorkerId, WorkerIndex};
+use crate::protocol::{AllocationStateName, Execution, Registration, Reply, WorkerId, WorkerIndex};
 use crate::scheduler::event::{JournalSeq, Time};
 use crate::scheduler::record::{Fate, Record};
 
 /// A core that takes in the records of older epochs, oldest first.
 pub struct Replay {
     core: Core,
+    /// Records taken in.
+    applied: u64,
+    refused: Option<ReplayError>,
+}
+
+/// Why records lead to no core: they aren't what one scheduler wrote after the other.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the journal contradicts itself after {applied} sound records: {reason}")]
+pub struct ReplayError {
+    pub applied: u64,
+    pub reason: String,
 }
 
 impl Replay {
@@ -22,15 +33,28 @@ impl Replay {
     pub fn new(config: CoreConfig, now: Time) -> Replay {
         let mut core = Core::new(config, now);
         core.replaying = true;
-        Replay { core }
+        Replay { core, applied: 0, refused: None }
     }
 
+    /// Takes a record in. After one that can't follow, no more are taken.
     pub fn apply(&mut self, record: Record) {
-        self.core.apply(record);
+        if self.refused.is_some() {
+            return;
+        }
+        match self.core.apply(record) {
+            Ok(()) => self.applied += 1,
+            Err(reason) => self.refused = Some(ReplayError { applied: self.applied, reason }),
+        }
     }
 
     /// The core that the records lead to. `last` is the number of the last one on disk, this epoch's seal included.
-    pub fn finish(self, last: JournalSeq) -> Core {
+    ///
+    /// # Errors
+    /// A record couldn't follow those before it.
+    pub fn finish(self, last: JournalSeq) -> Result<Core, ReplayError> {
+        if let Some(refused) = self.refused {
+            return Err(refused);
+        }
         let mut core = self.core;
         core.replaying = false;
         core.next_seq = JournalSeq(last.0 + 1);
@@ -41,28 +65,37 @@ impl Replay {
         // Whoever streamed has to come again.
         let open: Vec<_> = core.graphs.values().filter(|graph| !graph.sealed).map(|graph| graph.id).collect();
         open.into_iter().for_each(|graph| core.stream_broke(graph));
-        core
+        Ok(core)
     }
 }
 
 impl Core {
     /// [`Replay`] in one go.
+    ///
+    /// # Errors
+    /// As [`Replay::finish`].
     pub fn replay(
         config: CoreConfig,
         now: Time,
         records: impl IntoIterator<Item = Record>,
         last: JournalSeq,
-    ) -> Core {
+    ) -> Result<Core, ReplayError> {
         let mut replay = Replay::new(config, now);
         records.into_iter().for_each(|record| replay.apply(record));
         replay.finish(last)
     }
 
-    fn apply(&mut self, record: Record) {
+    pub(super) fn apply(&mut self, record: Record) -> Result<(), String> {
         match record {
             Record::Part { graph, request, part, last, columns, options } => {
-                self.take_part(graph, Part { request, part, last, columns, options });
+                let part = Part { request, part, last, columns, options };
+                if let Err(Reply::Refused { reason, .. }) = self.check_columns(graph, &part) {
+                    return Err(format!("part {} of {graph}: {reason}", part.part));
+                }
+                self.take_part(graph, part);
             }
+            Record::Image(image) => self.restore_image(*image)?,
+            Record::Base(base) => self.restore_base(*base),
             Record::Sealed { graph } => self.seal(graph),
             Record::Assigned { worker, executions } => self.replay_assigned(worker, &executions),
             Record::Fates(fates) => {
@@ -84,6 +117,7 @@ impl Core {
             }
             Record::Forgotten { graph } => self.forget(graph),
         }
+        Ok(())
     }
 
     /// The worker as far as the journal knows it: lost, with the whole recovery window before it.

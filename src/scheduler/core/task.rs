@@ -82,6 +82,11 @@ pub struct TaskRecord {
 }
 
 impl TaskRecord {
+    /// Whether some execution ended well once, whatever became of its value.
+    pub fn has_ended_well(&self) -> bool {
+        self.attempt > 0 && self.micros > 0
+    }
+
     pub fn new(op: u32, wanted: bool) -> TaskRecord {
         TaskRecord {
             state: TaskState::Ready,

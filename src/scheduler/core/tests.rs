@@ -12,6 +12,7 @@ macro_rules! comes {
 
 mod outputs;
 mod restart;
+mod snapshot;
 mod values;
 mod workers;
 
@@ -158,6 +159,20 @@ impl Story {
             }
             self.out.push_back(action);
         }
+        self.check_snapshot();
+    }
+
+    /// A core made from the snapshot has the same snapshot.
+    fn check_snapshot(&self) {
+        let snapshot = self.core.snapshot();
+        assert_eq!(Core::snapshot_of(snapshot.clone()).unwrap(), snapshot);
+        self.restored(snapshot).check();
+    }
+
+    fn restored(&self, records: Vec<Record>) -> Core {
+        let last = JournalSeq(self.journal.len() as u64);
+        let config = CoreConfig { epoch: Epoch(2), ..CoreConfig::default() };
+        Core::replay(config, self.now, records, last).unwrap()
     }
 
     fn ask(&mut self, request: Request) {
@@ -208,9 +223,7 @@ impl Story {
 
     /// The scheduler dies, and another one starts from what it wrote.
     fn restart(&mut self) {
-        let last = JournalSeq(self.journal.len() as u64);
-        let config = CoreConfig { epoch: Epoch(2), ..CoreConfig::default() };
-        self.core = Core::replay(config, self.now, self.journal.clone(), last);
+        self.core = self.restored(self.journal.clone());
         self.core.check();
         self.out.clear();
     }

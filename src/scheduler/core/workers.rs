@@ -205,7 +205,8 @@ impl Workers {
         worker.cores_assigned = worker.cores_assigned.wrapping_add(resources.cores);
         worker.memory_assigned = worker.memory_assigned.wrapping_add(resources.memory);
         for (name, count) in &resources.named {
-            *worker.named_assigned.entry(name.clone()).or_default() += count;
+            let assigned = worker.named_assigned.entry(name.clone()).or_default();
+            *assigned = assigned.saturating_add(*count);
         }
         self.reload(index);
     }

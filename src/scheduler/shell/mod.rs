@@ -26,7 +26,7 @@ use links::Peers;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// Events that wait for the core; whoever sends more waits.
 const EVENT_QUEUE: usize = 8192;
@@ -97,6 +97,7 @@ async fn hold(
     let inherited = launcher.inherit(&core.allocations_to_ask_about());
     let transport = ground::transport(state, &spec, Role::Scheduler)?;
     let listener = ground::listen(&spec.settings)?;
+    let own_fence = fence.try_clone()?;
     // Nothing that can fail comes after this: who sees the contact finds a scheduler.
     state.write_contact(&ground::contact(state, &listener, epoch, file)?)?;
     info!("listening {} ms after the claim", clock.now().0 / 1_000_000);
@@ -109,6 +110,7 @@ async fn hold(
         clock,
         peers,
         journal,
+        fence: own_fence,
         commands,
         waiting: Vec::new(),
         owned: spec.owned,
@@ -135,9 +137,16 @@ fn resume(
     let began = clock.now();
     let history = past::read(state, |record| replay.apply(record))?;
     if let Some(damage) = &history.damage {
-        bail!("{damage}. `jq doctor` looks at it; `jq up --replace` gives its work up and starts afresh");
+        let name = state.name();
+        bail!(
+            "{damage}. Nothing was changed. `jq doctor --repair {name}` keeps what was recorded before that place, \
+             and says what is lost; `jq up --replace` gives all its work up and starts afresh"
+        );
     }
-    let core = replay.finish(past::seal_of(&history));
+    if let Some(torn) = &history.torn {
+        warn!("{torn}");
+    }
+    let core = replay.finish(past::seal_of(&history))?;
     let journal = past::begin(state, &history, fence, events)?;
     if history.records > 0 {
         let status = core.status();
@@ -176,6 +185,7 @@ struct Shell {
     clock: Clock,
     peers: Peers,
     journal: Journal,
+    fence: Fence,
     commands: mpsc::UnboundedSender<Command>,
     /// Submits whose intent isn't durable yet.
     waiting: Vec<(JournalSeq, protocol::AllocationId)>,
@@ -289,6 +299,21 @@ impl Shell {
             self.perform(action);
         }
         self.flush();
+        if self.journal.wants_snapshot() {
+            self.snapshot();
+        }
+    }
+
+    /// Lets the journal begin anew from what there is now. Only copying it is done here; encoding and writing, and the
+    /// look at the fence before anything older goes, belong to the journal's threads.
+    fn snapshot(&mut self) {
+        let fence = match self.fence.try_clone() {
+            Ok(fence) => fence,
+            Err(error) => return error!("no snapshot of the journal: {error}"),
+        };
+        if let Err(error) = past::begin_anew(&mut self.journal, self.core.snapshot(), fence) {
+            self.broken.get_or_insert(error);
+        }
     }
 
     fn flush(&mut self) {

@@ -1,11 +1,12 @@
 //! The journal as the core's: what older epochs recorded, and this epoch's own records after it.
 
 use super::Incoming;
-use crate::journal::{Entry, History, Journal, JournalError, Options, Progress, read_all};
+use crate::journal::{Body, Compacted, Entry, History, Journal, JournalError, Options, Progress, read_all};
 use crate::scheduler::event::{Event, JournalSeq};
 use crate::scheduler::record::{self, Record, RecordError};
 use crate::state::{Fence, StateDir};
 use tokio::sync::mpsc;
+use tracing::{error, info};
 
 #[derive(Debug, thiserror::Error)]
 pub enum PastError {
@@ -53,6 +54,16 @@ pub(super) fn begin(
                 Err(error) => Incoming::Fatal(error.to_string()),
             },
             Progress::Failed(error) => Incoming::Fatal(error.to_string()),
+            Progress::Compacted(Compacted { nbytes, removed }) => {
+                info!(
+                    "a snapshot of {nbytes} bytes stands for {removed} older files of the journal, now removed"
+                );
+                return;
+            }
+            Progress::NotCompacted(error) => {
+                error!("no snapshot was made, and the journal goes on growing: {error}");
+                return;
+            }
         };
         // The main loop has ended: nobody acts on it any more.
         let _ = events.blocking_send(incoming);
@@ -70,4 +81,15 @@ pub(super) fn append(journal: &mut Journal, seq: JournalSeq, record: &Record) ->
     let body = record.encode().map_err(|error| format!("record {}: {error}", seq.0))?;
     let entry = Entry { seq: seq.0, kind: record::KIND, version: record::VERSION, body };
     journal.append(entry).map_err(|error| error.to_string())
+}
+
+/// Lets the journal begin anew from a snapshot, which is encoded and written beside what goes on. `fence` is looked at
+/// before anything older is removed.
+pub(super) fn begin_anew(journal: &mut Journal, snapshot: Vec<Record>, fence: Fence) -> Result<(), String> {
+    let bodies = snapshot.into_iter().map(|record| {
+        let body = record.encode().map_err(|error| error.to_string())?;
+        Ok(Body { kind: record::KIND, version: record::VERSION, body })
+    });
+    let confirm = move || fence.check().map_err(|error| error.to_string());
+    journal.snapshot(Box::new(bodies), Box::new(confirm)).map_err(|error| error.to_string())
 }
