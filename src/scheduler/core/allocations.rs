@@ -1,7 +1,7 @@
 //! Allocations: asked for, pending, running, ended; and what the batch system's word settles.
 
 use super::Core;
-use super::workers::Presence;
+use super::roster::Presence;
 use crate::protocol::{AllocationId, AllocationReport, AllocationStateName, ToWorker, WorkerIndex};
 use crate::scheduler::event::{Action, AllocationStatus, SubmitOutcome, Time};
 use crate::scheduler::record::Record;
@@ -226,7 +226,7 @@ impl Core {
         let open = self.allocations.list.iter().filter(|(_, a)| is_open(a) && !a.given_up);
         open.map(|(id, a)| {
             let workers = self.workers.of_allocation(*id);
-            let sum = |f: &dyn Fn(&super::workers::Worker) -> usize| {
+            let sum = |f: &dyn Fn(&super::roster::Worker) -> usize| {
                 workers.iter().filter_map(|w| self.workers.get(*w)).map(f).sum::<usize>() as u32
             };
             let running = a.state == AllocationStateName::Running;

@@ -1,6 +1,6 @@
 //! What clients are shown.
 
-use super::workers::Presence;
+use super::roster::Presence;
 use super::{Core, task::TaskState};
 use crate::graph::{GraphId, Key, TaskId};
 use crate::protocol::{
@@ -126,7 +126,7 @@ impl Core {
     }
 }
 
-fn worker_report(worker: &super::workers::Worker) -> WorkerReport {
+fn worker_report(worker: &super::roster::Worker) -> WorkerReport {
     let note = match &worker.presence {
         Presence::Connected { .. } => String::new(),
         Presence::Lost { reason, .. } | Presence::Gone { reason } => reason.clone(),

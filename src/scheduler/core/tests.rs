@@ -10,6 +10,7 @@ macro_rules! comes {
     };
 }
 
+mod fetches;
 mod outputs;
 mod restart;
 mod values;
@@ -221,6 +222,11 @@ impl Story {
 
     fn quiet(&self) {
         assert!(self.out.is_empty(), "nothing else was to come out: {:?}", self.out);
+    }
+
+    /// The link of the worker that the task is assigned to.
+    fn worker_of(&self, task: TaskId) -> Option<u64> {
+        self.core.assigned_peer(task).map(|peer| peer.0)
     }
 
     fn state(&self, task: TaskId) -> &'static str {
