@@ -268,12 +268,17 @@ impl Workers {
         }
     }
 
+    /// Workers of this allocation, those that are gone too.
+    pub fn all_of_allocation(&self, allocation: AllocationId) -> Vec<WorkerIndex> {
+        self.by_allocation.get(&allocation).into_iter().flatten().copied().collect()
+    }
+
     /// Workers of this allocation, connected or lost.
     pub fn of_allocation(&self, allocation: AllocationId) -> Vec<WorkerIndex> {
         let is_there = |index: &WorkerIndex| {
             self.list.get(index).is_some_and(|w| !matches!(w.presence, Presence::Gone { .. }))
         };
-        self.by_allocation.get(&allocation).into_iter().flatten().copied().filter(is_there).collect()
+        self.all_of_allocation(allocation).into_iter().filter(is_there).collect()
     }
 
     /// Nobody could be heard for so long.

@@ -19,7 +19,7 @@ mod workers;
 use super::{Core, CoreConfig};
 use crate::graph::{Builder, Columns, CommandSpec, EnvSource, GraphId, Op, OutputSpec, Resources, TaskId};
 use crate::protocol::*;
-use crate::scheduler::event::{Action, Event, JournalSeq, PeerId, SubmitOutcome, Time};
+use crate::scheduler::event::{Action, AllocationStatus, Event, JournalSeq, PeerId, SubmitOutcome, Time};
 use crate::scheduler::record::{Fate, Record};
 use std::collections::VecDeque;
 

@@ -246,14 +246,16 @@ impl Core {
         self.reassign_outputs(index);
     }
 
-    /// Whether its walltime was over: the batch system ended it, no task did.
+    /// Whether its walltime was over, as far as it or the batch system knows: no task ended it.
     fn is_out_of_time(&self, index: WorkerIndex) -> bool {
-        let deadline = self.workers.get(index).map_or(0, |w| w.registration.deadline_unix);
-        deadline > 0 && self.unix_seconds(self.now) >= deadline
+        let Some(registration) = self.workers.get(index).map(|w| &w.registration) else { return false };
+        let deadline = registration.deadline_unix;
+        let is_over = deadline > 0 && self.unix_seconds(self.now) >= deadline;
+        is_over || self.allocations.is_blameless(registration.allocation)
     }
 
-    /// The worker is back: only its link was lost, and that was no task's fault.
-    fn forgive(&mut self, index: WorkerIndex) {
+    /// No task was at fault: the worker is back and only its link was lost, or its job ended by itself.
+    pub(super) fn forgive(&mut self, index: WorkerIndex) {
         for task in self.workers.get_mut(index).map(|w| std::mem::take(&mut w.blamed)).unwrap_or_default() {
             self.update(task, |record| record.workers_lost = record.workers_lost.saturating_sub(1));
         }
