@@ -82,8 +82,9 @@ fn show(status: &StatusReport, context: &Context) -> Result<(), CliError> {
     }
     let c = &status.counts;
     context.out.line(format!(
-        "cluster {}: {} of {} workers connected, {} running and {} pending in the queue; up for {}, epoch {}",
+        "cluster {}: {}{} of {} workers connected, {} running and {} pending in the queue; up for {}, epoch {}",
         context.cluster,
+        if status.going_down { "going down, " } else { "" },
         status.connected,
         status.target,
         status.running,

@@ -39,7 +39,7 @@ pub struct Args {
     /// No TLS: anyone who reaches the ports can run commands as you. For measurement
     #[arg(long)]
     pub insecure: bool,
-    /// Run this with the cluster up, then bring it down (also one that was up before), with its exit code
+    /// Run this with the cluster up, with its exit code, then bring the cluster down; one that was up before stays up
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<String>,
 }
@@ -152,7 +152,13 @@ async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) 
         return Ok(Exit::Ok);
     }
     let code = run_command(&args.command, context).await;
-    bring_down(&state, &wish.spec, Duration::ZERO).await?;
+    if ours {
+        bring_down(&state, &wish.spec, Duration::ZERO).await?;
+    } else {
+        let name = state.name();
+        let program = context.program;
+        context.out.note(format!("cluster {name} was up before, and stays up; `{program} down` ends it"));
+    }
     code
 }
 
@@ -381,6 +387,9 @@ fn explain(error: UpError, context: &Context) -> CliError {
             CliError::new(Exit::TimedOut, format!("{error}\n{}", reasons.join("\n")))
                 .hint(format!("the cluster stays up: `{program} status` shows it, `{program} down` ends it"))
         }
+        UpError::GoingDown { .. } => CliError::unavailable(error.to_string()).hint(format!(
+            "`{program} up` again once it is down; `{program} down` ends it at once, and `up --replace` does both"
+        )),
         UpError::Busy { .. } => CliError::new(Exit::TryAgain, error.to_string()),
         UpError::Launch(_) | UpError::Journal(_) | UpError::Identity(_) => CliError::config(error.to_string()),
     }

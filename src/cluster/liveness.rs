@@ -8,7 +8,11 @@ use crate::scheduler::core::{Core, CoreConfig};
 use crate::scheduler::event::{JournalSeq, Time};
 use crate::scheduler::record::Record;
 use crate::state::{Contact, LeaseWatch, StateDir, lease};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// For a process that can't be reached because it is just coming to its end.
+const LAST_BREATH: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a look at a cluster shows.
 pub enum Liveness {
@@ -48,16 +52,23 @@ pub async fn look_patiently(
     transport: &Transport,
     waiting: impl FnOnce(),
 ) -> Result<Liveness, ClientError> {
-    let unreachable = match look(state, transport).await? {
-        Liveness::Unreachable(error) => error,
-        other => return Ok(other),
+    let first = Instant::now();
+    let (contact, seen) = loop {
+        let unreachable = match look(state, transport).await? {
+            Liveness::Unreachable(error) => error,
+            other => return Ok(other),
+        };
+        let (Some(contact), Some(seen)) = (state.read_contact()?, lease::look(state.path())?) else {
+            return Ok(Liveness::Down);
+        };
+        if seen.holder.liveness() != lease::Liveness::Alive {
+            break (contact, seen);
+        }
+        if first.elapsed() > LAST_BREATH {
+            return Ok(Liveness::Unreachable(unreachable));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     };
-    let (Some(contact), Some(seen)) = (state.read_contact()?, lease::look(state.path())?) else {
-        return Ok(Liveness::Down);
-    };
-    if seen.holder.liveness() == lease::Liveness::Alive {
-        return Ok(Liveness::Unreachable(unreachable));
-    }
     waiting();
     let (started, mut watch) = (Instant::now(), LeaseWatch::default());
     watch.may_claim(&seen, started.elapsed());

@@ -117,6 +117,7 @@ impl Core {
             allocations: self.allocation_reports(),
             batch_trouble: self.allocations.trouble.clone(),
             stopped: self.allocations.stopped,
+            going_down: self.going_down.is_some(),
             polls: self.allocations.polls,
             failed_polls: self.allocations.failed_polls,
             core_seconds_used: self.allocations.core_seconds().0,
