@@ -292,7 +292,7 @@ fn report(
     Ok(())
 }
 
-fn is_open(a: &crate::protocol::AllocationReport) -> bool {
+pub fn is_open(a: &crate::protocol::AllocationReport) -> bool {
     use crate::protocol::AllocationStateName as Name;
     matches!(a.state, Name::Submitting | Name::Pending | Name::Running)
 }
@@ -383,7 +383,7 @@ fn explain(error: UpError, context: &Context) -> CliError {
             CliError::new(Exit::from_contract(exit_code), words.clone())
         }
         UpError::TimedOut { ref status, .. } => {
-            let reasons: Vec<String> = status.allocations.iter().filter(|a| is_open(a)).map(reason).collect();
+            let reasons: Vec<String> = status.allocations.iter().filter(|a| is_open(a)).map(super::idle::job_line).collect();
             CliError::new(Exit::TimedOut, format!("{error}\n{}", reasons.join("\n")))
                 .hint(format!("the cluster stays up: `{program} status` shows it, `{program} down` ends it"))
         }
@@ -393,10 +393,6 @@ fn explain(error: UpError, context: &Context) -> CliError {
         UpError::Busy { .. } => CliError::new(Exit::TryAgain, error.to_string()),
         UpError::Launch(_) | UpError::Journal(_) | UpError::Identity(_) => CliError::config(error.to_string()),
     }
-}
-
-fn reason(a: &crate::protocol::AllocationReport) -> String {
-    format!("  job {}: {:?} {} {}", a.job, a.state, a.reason, a.words).trim_end().to_owned()
 }
 
 fn wait_for(text: &str) -> Result<WaitFor, String> {
