@@ -2,11 +2,13 @@
 
 use super::dataset::{Joined, open};
 use super::expression::{Checked, Output, Script, check::check, nearest};
+use super::look::look_at;
 use super::output::{self, OutputFile, describe};
 use super::stages::{Planned, TileSizes, stages};
 use super::summary::bytes;
 use super::{ArrayError, NOT_UTF8};
 use crate::graph::{Builder, Graph, MAX_TASKS, Op, Resources};
+use crate::kernels::look::Look;
 use crate::kernels::output::{OutputPlan, WritePlan};
 use crate::kernels::tile::arguments;
 use serde::Serialize;
@@ -45,6 +47,8 @@ pub struct Plan {
     pub summary: PlanSummary,
     /// The file that is written until it is whole; [`begin`] makes it, [`discard`] removes it.
     pub temporary: PathBuf,
+    /// What workers must see; [`super::look_graph`] has them look.
+    pub look: Look,
 }
 
 /// What a plan does, for `--dry-run` and `--json`.
@@ -115,7 +119,8 @@ pub fn plan(request: &ComputeRequest) -> Result<Plan, ArrayError> {
     let files = Files { target, temporary: temporary.clone(), overwrite: request.overwrite };
     let graph = graph(&stages, described, outputs.len(), files)?;
     let summary = PlanSummary { tasks: graph.len() as u64, ..summary };
-    Ok(Plan { graph, summary, temporary })
+    let look = look_at(&joined, temporary.clone());
+    Ok(Plan { graph, summary, temporary, look })
 }
 
 /// Makes the empty temporary file, which the plan's tasks then write to: to be called before any of them runs. Only
@@ -430,6 +435,6 @@ fn tiles_a_write(planned: &Planned) -> usize {
     (WRITE_BYTES / nbytes.max(1)).max(1) as usize
 }
 
-fn kernel(name: &str, params: Vec<u8>) -> Op {
+pub(super) fn kernel(name: &str, params: Vec<u8>) -> Op {
     Op::Kernel { name: name.to_owned(), params, resources: Resources::default() }
 }

@@ -12,12 +12,14 @@
 //! | [`program`] | nodes -> register programs |
 //! | [`output`] | the file to be written: coordinates, attributes, chunks |
 //! | [`compute`] | all of it: a request -> a graph |
+//! | `look` | the graph that first looks whether workers see the files |
 
 pub mod attributes;
 pub mod compute;
 pub mod dataset;
 pub mod expression;
 pub mod inputs;
+mod look;
 pub mod output;
 pub mod program;
 pub mod stages;
@@ -26,6 +28,7 @@ mod variable;
 
 pub use compute::{ComputeRequest, Plan, begin, discard, plan};
 pub use dataset::{Joined, open};
+pub use look::look_graph;
 
 use expression::ExpressionError;
 

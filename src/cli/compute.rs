@@ -9,12 +9,14 @@
 use super::Context;
 use super::connect::{block_on, client};
 use super::exit::{CliError, Exit};
+use super::idle::tell_if_idle;
 use super::inputs::{array_error, check_writable, files};
 use crate::array::compute::PlanSummary;
 use crate::array::{self, ComputeRequest, Plan};
 use crate::client::{Client, random_request};
+use crate::cluster::up::status;
 use crate::config::about_size;
-use crate::graph::{Columns, GraphId, Key, Op};
+use crate::graph::{Columns, Graph, GraphId, Key, Op};
 use crate::local::{self, Host, LocalError};
 use crate::protocol::{Counts, ErrorKind, Failure, GraphOptions, Request};
 use indicatif::ProgressBar;
@@ -223,8 +225,25 @@ async fn on_cluster(plan: &Plan, bar: &ProgressBar, context: &Context) -> Result
     let mut stops = Stops::new()?;
     begin(plan)?;
     let name = plan.summary.out.file_name().unwrap_or_default().to_string_lossy();
-    let options = GraphOptions { label: format!("compute {name}"), max_failures: Some(0) };
-    let graph = submitted(&mut client, plan, options, &mut stops).await?;
+    let status = status(&mut client).await?;
+    tell_if_idle(&status, bar, context);
+    let looks = array::look_graph(&plan.look, status.connected);
+    let hidden = ProgressBar::hidden();
+    settled(&mut client, looks, format!("look at files for {name}"), &hidden, &mut stops, context).await?;
+    settled(&mut client, plan.graph.clone(), format!("compute {name}"), bar, &mut stops, context).await
+}
+
+/// Submits a graph and waits for its end. It is cancelled if that isn't good, or isn't waited for.
+async fn settled(
+    client: &mut Client,
+    graph: Graph,
+    label: String,
+    bar: &ProgressBar,
+    stops: &mut Stops,
+    context: &Context,
+) -> Result<GraphId, CliError> {
+    let options = GraphOptions { label, max_failures: Some(0) };
+    let graph = submitted(client, graph, options, stops).await?;
     let mut show = |counts: &Counts| bar.set_position(counts.settled());
     let progress = (!bar.is_hidden()).then_some(&mut show as &mut dyn FnMut(&Counts));
     let waited = tokio::select! {
@@ -236,7 +255,7 @@ async fn on_cluster(plan: &Plan, bar: &ProgressBar, context: &Context) -> Result
         None => Ok(graph),
     });
     if outcome.is_err() {
-        cancel(&mut client, graph, context).await;
+        cancel(client, graph, context).await;
     }
     outcome
 }
@@ -258,12 +277,12 @@ fn check_size(columns: &Columns) -> Result<(), CliError> {
 
 async fn submitted(
     client: &mut Client,
-    plan: &Plan,
+    graph: Graph,
     options: GraphOptions,
     stops: &mut Stops,
 ) -> Result<GraphId, CliError> {
     let stopped = {
-        let mut submission = Box::pin(client.submit(plan.graph.clone(), options));
+        let mut submission = Box::pin(client.submit(graph, options));
         let exit = tokio::select! {
             submitted = &mut submission => return Ok(submitted?),
             exit = stops.next() => exit,

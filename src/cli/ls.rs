@@ -78,7 +78,8 @@ async fn one(root: &std::path::Path, name: &str) -> Result<Row, CliError> {
             let c = status.counts;
             let unfinished = c.waiting + c.ready + c.assigned;
             let (workers, target) = (status.connected, status.target);
-            Row { state: "up".to_owned(), host, workers, target, unfinished, ..Row::default() }
+            let state = if status.going_down { "going down" } else { "up" }.to_owned();
+            Row { state, host, workers, target, unfinished, ..Row::default() }
         }
         Liveness::Down => Row { state: "down".to_owned(), ..Row::default() },
         Liveness::Dead(_) => {

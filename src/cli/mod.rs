@@ -14,6 +14,7 @@ pub mod environment;
 mod exit;
 mod fit;
 mod help;
+mod idle;
 mod inputs;
 mod live;
 mod logs;

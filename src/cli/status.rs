@@ -82,8 +82,9 @@ fn show(status: &StatusReport, context: &Context) -> Result<(), CliError> {
     }
     let c = &status.counts;
     context.out.line(format!(
-        "cluster {}: {} of {} workers connected, {} running and {} pending in the queue; up for {}, epoch {}",
+        "cluster {}: {}{} of {} workers connected, {} running and {} pending in the queue; up for {}, epoch {}",
         context.cluster,
+        if status.going_down { "going down, " } else { "" },
         status.connected,
         status.target,
         status.running,
@@ -159,13 +160,24 @@ fn allocations(status: &StatusReport, context: &Context) -> Result<(), CliError>
 }
 
 fn row(a: &AllocationReport) -> Vec<String> {
-    let state = match a.state {
+    let job = if a.job.is_empty() { "-".to_owned() } else { a.job.clone() };
+    let workers = a.workers_connected.to_string();
+    vec![a.id.to_string(), job, state_word(a.state).to_owned(), workers, a.nodes.clone(), reason(a)]
+}
+
+/// The state of an allocation as people read it.
+pub fn state_word(state: AllocationStateName) -> &'static str {
+    match state {
         AllocationStateName::Submitting => "submitting",
         AllocationStateName::Pending => "pending",
         AllocationStateName::Running => "running",
         AllocationStateName::Ended => "ended",
         AllocationStateName::Refused => "refused",
-    };
+    }
+}
+
+/// Why an allocation is as it is, in the batch system's word and ours, and when it may start.
+pub fn reason(a: &AllocationReport) -> String {
     let estimate = match a.start_estimate_unix {
         0 => String::new(),
         at => format!(", may start {}", in_words(at)),
@@ -173,9 +185,7 @@ fn row(a: &AllocationReport) -> Vec<String> {
     let never = if a.never { "never starts: " } else { "" };
     let words =
         if a.words.is_empty() || a.words == a.reason { String::new() } else { format!(" ({})", a.words) };
-    let reason = format!("{never}{}{words}{estimate}", a.reason);
-    let job = if a.job.is_empty() { "-".to_owned() } else { a.job.clone() };
-    vec![a.id.to_string(), job, state.to_owned(), a.workers_connected.to_string(), a.nodes.clone(), reason]
+    format!("{never}{}{words}{estimate}", a.reason)
 }
 
 fn in_words(unix: u64) -> String {

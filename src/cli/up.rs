@@ -39,7 +39,7 @@ pub struct Args {
     /// No TLS: anyone who reaches the ports can run commands as you. For measurement
     #[arg(long)]
     pub insecure: bool,
-    /// Run this with the cluster up, then bring it down (also one that was up before), with its exit code
+    /// Run this with the cluster up, with its exit code, then bring the cluster down; one that was up before stays up
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<String>,
 }
@@ -154,7 +154,13 @@ async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) 
         return Ok(Exit::Ok);
     }
     let code = run_command(&args.command, context).await;
-    bring_down(&state, &wish.spec, Duration::ZERO).await?;
+    if ours {
+        bring_down(&state, &wish.spec, Duration::ZERO).await?;
+    } else {
+        let name = state.name();
+        let program = context.program;
+        context.out.note(format!("cluster {name} was up before, and stays up; `{program} down` ends it"));
+    }
     code
 }
 
@@ -297,7 +303,7 @@ fn report(
     Ok(())
 }
 
-fn is_open(a: &crate::protocol::AllocationReport) -> bool {
+pub fn is_open(a: &crate::protocol::AllocationReport) -> bool {
     use crate::protocol::AllocationStateName as Name;
     matches!(a.state, Name::Submitting | Name::Pending | Name::Running)
 }
@@ -388,17 +394,16 @@ fn explain(error: UpError, context: &Context) -> CliError {
             CliError::new(Exit::from_contract(exit_code), words.clone())
         }
         UpError::TimedOut { ref status, .. } => {
-            let reasons: Vec<String> = status.allocations.iter().filter(|a| is_open(a)).map(reason).collect();
+            let reasons: Vec<String> = status.allocations.iter().filter(|a| is_open(a)).map(super::idle::job_line).collect();
             CliError::new(Exit::TimedOut, format!("{error}\n{}", reasons.join("\n")))
                 .hint(format!("the cluster stays up: `{program} status` shows it, `{program} down` ends it"))
         }
+        UpError::GoingDown { .. } => CliError::unavailable(error.to_string()).hint(format!(
+            "`{program} up` again once it is down; `{program} down` ends it at once, and `up --replace` does both"
+        )),
         UpError::Busy { .. } => CliError::new(Exit::TryAgain, error.to_string()),
         UpError::Launch(_) | UpError::Past(_) | UpError::Identity(_) => CliError::config(error.to_string()),
     }
-}
-
-fn reason(a: &crate::protocol::AllocationReport) -> String {
-    format!("  job {}: {:?} {} {}", a.job, a.state, a.reason, a.words).trim_end().to_owned()
 }
 
 fn wait_for(text: &str) -> Result<WaitFor, String> {

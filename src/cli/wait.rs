@@ -3,8 +3,10 @@
 use super::Context;
 use super::connect::{block_on_interruptible, client};
 use super::exit::{CliError, Exit};
+use super::idle::tell_if_idle;
 use super::submit::keys;
 use crate::client::Client;
+use crate::cluster::up::status;
 use crate::config::parse_duration;
 use crate::graph::Key;
 use crate::protocol::{Counts, Failure};
@@ -74,6 +76,10 @@ pub async fn for_keys(
     context: &Context,
 ) -> Result<Exit, CliError> {
     let bar = context.out.progress(0, "tasks");
+    let status = status(client).await?;
+    if status.counts.settled() < status.counts.total() {
+        tell_if_idle(&status, &bar, context);
+    }
     let show_progress = !bar.is_hidden();
     if begun.is_some() && show_progress {
         context.out.detail("Ctrl-C stops waiting, not the tasks");

@@ -8,7 +8,11 @@ use crate::scheduler::event::{JournalSeq, Time};
 use crate::scheduler::shell::past::{self, PastError};
 use crate::state::lease::Standstill;
 use crate::state::{Contact, LeaseWatch, StateDir, lease};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// For a process that can't be reached because it is just coming to its end.
+const LAST_BREATH: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a look at a cluster shows.
 pub enum Liveness {
@@ -59,12 +63,19 @@ pub async fn look_patiently(
     transport: &Transport,
     waiting: impl FnOnce(),
 ) -> Result<Liveness, ClientError> {
-    let unreachable = match look(state, transport).await? {
-        Liveness::Unreachable(error) => error,
-        other => return Ok(other),
-    };
-    let (Some(contact), Some(first)) = (state.read_contact()?, lease::look(state.path())?) else {
-        return Ok(Liveness::Down);
+    let began = Instant::now();
+    let (contact, first, unreachable) = loop {
+        let unreachable = match look(state, transport).await? {
+            Liveness::Unreachable(error) => error,
+            other => return Ok(other),
+        };
+        let (Some(contact), Some(seen)) = (state.read_contact()?, lease::look(state.path())?) else {
+            return Ok(Liveness::Down);
+        };
+        if seen.holder.liveness() != lease::Liveness::Alive || began.elapsed() > LAST_BREATH {
+            break (contact, seen, unreachable);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     };
     waiting();
     let (started, mut watch) = (Instant::now(), LeaseWatch::default());

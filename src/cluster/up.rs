@@ -48,6 +48,8 @@ pub enum UpError {
         by.holder.pid, by.holder.host, OTHERS_PATIENCE.as_secs(), by.path.display()
     )]
     Busy { name: String, by: Box<Launching> },
+    #[error("cluster '{name}' is going down (tasks that still run: {assigned})")]
+    GoingDown { name: String, assigned: u64 },
     /// The batch system refused, or what it took can never start. Everything was cancelled.
     #[error("{words}")]
     Refused {
@@ -160,11 +162,14 @@ async fn reconcile(
     old: &ClusterSpec,
     mut client: Client,
 ) -> Result<(Client, Brought), UpError> {
-    if check_differences(state, wish, old)? {
+    let before = status(&mut client).await?;
+    if before.going_down && !wish.replace {
+        return Err(UpError::GoingDown { name: state.name().to_owned(), assigned: before.counts.assigned });
+    }
+    if check_differences(state, wish, old)? || before.going_down {
         down::down(state, old, &identity_of(state, old)?, Duration::ZERO, || ()).await?;
         return Ok((start(state, wish).await?, Brought::Started));
     }
-    let before = status(&mut client).await?;
     if wish.workers_given || before.stopped {
         // A cluster that had stopped asking for workers begins again.
         let workers = if wish.workers_given { wish.spec.workers } else { before.target };

@@ -2,6 +2,7 @@
 
 pub mod accumulate;
 mod block;
+pub mod look;
 pub mod math;
 pub mod output;
 pub mod program;
@@ -42,6 +43,7 @@ impl KernelError {
 pub fn lookup(name: &str) -> Option<Kernel> {
     match name {
         "echo" => Some(echo),
+        "array.look" => Some(look::look),
         "array.tile" => Some(tile::tile),
         "array.partial" => Some(tile::partial),
         "array.merge" => Some(tile::merge),

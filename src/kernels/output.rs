@@ -196,14 +196,12 @@ fn encoded_chunks(plan: &OutputPlan, sizes: &[Value]) -> Result<Vec<EncodedChunk
 /// others may be writing already.
 fn reserve(plan: &OutputPlan, len: u64) -> Result<(), KernelError> {
     let OutputPlan { target, temporary, .. } = plan;
-    let file = match OpenOptions::new().write(true).open(temporary) {
-        Ok(file) => file,
+    let file = match open_temporary(temporary) {
         // A repeat that comes after the end; who reads the places checks the bytes.
         Err(_) if is_absent(temporary) && std::fs::metadata(target).is_ok_and(|m| m.len() == len) => {
             return Ok(());
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(gone(temporary)),
-        Err(error) => return Err(io_error(&error, temporary)),
+        opened => opened?,
     };
     if let Ok(length) = i64::try_from(len)
         && length > 0
@@ -215,6 +213,14 @@ fn reserve(plan: &OutputPlan, len: u64) -> Result<(), KernelError> {
         return Err(io_error(&errno.into(), temporary));
     }
     file.set_len(len).map_err(|error| io_error(&error, temporary))
+}
+
+/// The temporary file, to be written to. It is never made here.
+pub(super) fn open_temporary(temporary: &Path) -> Result<File, KernelError> {
+    OpenOptions::new().write(true).open(temporary).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => gone(temporary),
+        _ => io_error(&error, temporary),
+    })
 }
 
 /// The temporary file isn't there: this host doesn't see its folder, or the plan's owner has given it up.
@@ -330,7 +336,7 @@ fn le_bytes(words: impl Iterator<Item = u64>) -> Vec<u8> {
     words.flat_map(u64::to_le_bytes).collect()
 }
 
-fn decoded<T: for<'a> Deserialize<'a>>(params: &[u8]) -> Result<T, KernelError> {
+pub(super) fn decoded<T: for<'a> Deserialize<'a>>(params: &[u8]) -> Result<T, KernelError> {
     let made = rmp_serde::from_slice(params);
     made.map_err(|error| KernelError::new(format!("not the parameters of an array output: {error}")))
 }

@@ -98,6 +98,15 @@ impl FileStamp {
     /// # Errors
     /// The file can't be seen on this host, has changed since the plan was made, or can't be read.
     pub fn open(&self) -> Result<OpenFile, KernelError> {
+        self.check()?;
+        CACHE.open(self).map_err(|error| told(&error))
+    }
+
+    /// Looks whether the file is here, and as it was.
+    ///
+    /// # Errors
+    /// The file can't be seen on this host, or has changed since the plan was made.
+    pub fn check(&self) -> Result<(), KernelError> {
         let now = FileStamp::of(Path::new(&self.path)).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => KernelError::new(format!(
                 "visible here, not on {}: {} (its directory must be one that every worker sees)",
@@ -109,7 +118,7 @@ impl FileStamp {
         if now != *self {
             return Err(KernelError::new(format!("changed since the plan was made: {}", self.path)));
         }
-        CACHE.open(self).map_err(|error| told(&error))
+        Ok(())
     }
 }
 

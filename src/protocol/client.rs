@@ -206,6 +206,8 @@ pub struct StatusReport {
     pub batch_trouble: String,
     /// Too many allocations ended without a worker: no more are asked for.
     pub stopped: bool,
+    /// Tasks that run may end, nothing more starts, and then the cluster is down.
+    pub going_down: bool,
     /// Questions that the batch system has answered.
     pub polls: u64,
     /// Questions in a row that it has not answered.

@@ -97,6 +97,22 @@ pub struct StoredValue {
     pub buffers: Vec<serde_bytes::ByteBuf>,
 }
 
+/// A value that a worker couldn't get, and from whom. Holders are named by this epoch's indexes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MissingInput {
+    pub task: TaskId,
+    /// They say that they don't have it.
+    pub denied: Vec<WorkerIndex>,
+    /// They couldn't be asked: which of the two ends is at fault isn't known.
+    pub unreachable: Vec<WorkerIndex>,
+}
+
+impl MissingInput {
+    pub fn new(task: TaskId) -> MissingInput {
+        MissingInput { task, denied: Vec::new(), unreachable: Vec::new() }
+    }
+}
+
 /// How an execution ended.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Outcome {
@@ -113,8 +129,8 @@ pub enum Outcome {
         error: TaskError,
         result: Option<Box<StoredValue>>,
     },
-    /// Inputs that couldn't be fetched from anyone named.
-    InputsMissing(Vec<TaskId>),
+    /// Inputs that couldn't be had from anyone named.
+    InputsMissing(Vec<MissingInput>),
     Cancelled,
 }
 

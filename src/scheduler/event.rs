@@ -67,10 +67,12 @@ pub enum AllocationStatus {
         nodes: String,
         ends_unix: u64,
     },
-    /// `confirmed`: its processes are surely gone (a failed node proves nothing).
     Ended {
         words: String,
+        /// Its processes are surely gone (a failed node proves nothing).
         confirmed: bool,
+        /// Its time was over, or somebody else's job went first: nothing that it ran is to blame.
+        blameless: bool,
     },
     /// Not in the answer.
     Absent,

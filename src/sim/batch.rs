@@ -199,6 +199,7 @@ impl World {
             JobState::Ended { confirmed } => AllocationStatus::Ended {
                 words: if confirmed { "COMPLETED" } else { "NODE_FAIL" }.into(),
                 confirmed,
+                blameless: false,
             },
         };
         (id, status)

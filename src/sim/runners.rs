@@ -8,8 +8,10 @@ use super::random::digest_bytes;
 use super::truth::{End, Run};
 use super::world::{Happening, World};
 use crate::graph::{Op, TaskId};
-use crate::protocol::{ErrorKind, Execution, Outcome, PendingOutput, PlaceOutcome, StoredValue, TaskError};
-use crate::worker::core::{Event, Input};
+use crate::protocol::{
+    ErrorKind, Execution, MissingInput, Outcome, PendingOutput, PlaceOutcome, StoredValue, TaskError,
+};
+use crate::worker::core::{Event, Holder, Input};
 use serde_bytes::ByteBuf;
 
 /// Something that runs on a worker.
@@ -50,7 +52,7 @@ impl World {
             _ => match self.gather(host, inputs) {
                 Ok(values) => running.value = kernel_value(key, &values),
                 Err(lost) => {
-                    let outcome = Outcome::InputsMissing(vec![lost]);
+                    let outcome = Outcome::InputsMissing(vec![MissingInput::new(lost)]);
                     self.host_takes(host, Incoming::Core(Event::ValueLost { task: lost }));
                     return self.host_takes(host, Incoming::Ended(execution, 0, outcome, None));
                 }
@@ -185,7 +187,7 @@ impl World {
         PlaceOutcome::Done
     }
 
-    pub fn start_fetch(&mut self, host: usize, task: TaskId, from: Vec<Vec<String>>) {
+    pub fn start_fetch(&mut self, host: usize, task: TaskId, from: Vec<Holder>) {
         let slow = self.strikes(self.faults.fetch_trouble);
         if slow {
             self.count_fault(Fault::FetchSlow);
@@ -194,15 +196,27 @@ impl World {
         self.after(delay, Happening::Fetched { host, task, from });
     }
 
-    pub fn fetched(&mut self, host: usize, task: TaskId, from: &[Vec<String>]) {
+    pub fn fetched(&mut self, host: usize, task: TaskId, from: &[Holder]) {
         let fails = self.strikes(self.faults.fetch_trouble);
         if fails {
             self.count_fault(Fault::FetchFailed);
         }
         let reachable = |host: usize| self.hosts[host].unreachable_until <= self.now;
-        let holders = from.iter().filter_map(|address| self.host_by_address(address));
-        let mut there = holders.filter(|other| reachable(*other) && reachable(host));
-        let value = there.find_map(|other| self.hosts[other].store.get(&task).copied()).filter(|_| !fails);
+        let mut missing = MissingInput::new(task);
+        let mut value = None;
+        for holder in from {
+            let there = self.host_by_address(&holder.addresses);
+            match there.filter(|other| !fails && reachable(*other) && reachable(host)) {
+                None => missing.unreachable.push(holder.index),
+                Some(other) => {
+                    value = self.hosts[other].store.get(&task).copied();
+                    if value.is_some() {
+                        break;
+                    }
+                    missing.denied.push(holder.index);
+                }
+            }
+        }
         if !self.hosts[host].is_alive {
             return;
         }
@@ -212,7 +226,7 @@ impl World {
                 self.hosts[host].spoilt.remove(&task);
                 self.host_takes(host, Incoming::Core(Event::Fetched { task, nbytes: 8 }));
             }
-            None => self.host_takes(host, Incoming::Core(Event::FetchFailed { task })),
+            None => self.host_takes(host, Incoming::Core(Event::FetchFailed(missing))),
         }
     }
 

@@ -14,6 +14,7 @@ use super::{Config, SECOND};
 use crate::graph::TaskId;
 use crate::protocol::{AllocationId, Execution, PendingOutput, WorkerId};
 use crate::scheduler::event::AllocationStatus;
+use crate::worker::core::Holder;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
@@ -40,7 +41,7 @@ pub(super) enum Happening {
     HostWakes { host: usize },
     HostTicks { host: usize },
     RunEnds { host: usize, execution: Execution, killed: bool },
-    Fetched { host: usize, task: TaskId, from: Vec<Vec<String>> },
+    Fetched { host: usize, task: TaskId, from: Vec<Holder> },
     Places { host: usize, execution: Execution, outputs: Vec<PendingOutput> },
     GroupsKilled { host: usize },
     DeathTold { id: WorkerId, tries: u32 },

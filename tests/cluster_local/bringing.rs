@@ -109,6 +109,29 @@ fn up_with_a_command_passes_its_code_on_and_leaves_nothing() {
 }
 
 #[test]
+fn up_with_a_command_leaves_a_cluster_that_was_up_before() {
+    let sandbox = Sandbox::new();
+    sandbox.up(1);
+    let up = sandbox.run(["up", "--queue", "local", "--", "sh", "-c", "exit 7"]).exits(7);
+    up.says("was up before, and stays up");
+    assert_eq!(sandbox.status()["connected"], 1);
+}
+
+#[test]
+fn a_cluster_that_goes_down_can_be_replaced_at_once() {
+    let sandbox = Sandbox::new();
+    hold(&sandbox);
+    sandbox.up(1);
+    sandbox.ok(["map", "hold", ":::", "first"]);
+    has_started(&sandbox, "first");
+    let down = start(&mut sandbox.jq(["down", "--drain", "100s"]), b"");
+    eventually_sync("a cluster that goes down", || (sandbox.status()["going_down"] == true).then_some(()));
+    sandbox.up_with(1, &["--replace"]);
+    down.end();
+    assert_eq!(sandbox.status()["epoch"], 2);
+}
+
+#[test]
 fn a_command_under_up_that_is_interrupted_takes_the_cluster_with_it() {
     let sandbox = Sandbox::new();
     for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
@@ -200,6 +223,9 @@ fn draining_lets_running_tasks_end_and_starts_no_more() {
     eventually_sync("a cluster that goes down", || {
         (sandbox.run(["submit", "--", "true"]).code == 69).then_some(())
     });
+    sandbox.run(["up", "--queue", "local"]).exits(69).says("going down").says("still run: 1");
+    assert_eq!(sandbox.json(["ls"])["clusters"][0]["state"], "going down");
+    assert_eq!(sandbox.status()["going_down"], true);
     let_go(&sandbox, "first");
     down.end().exits(0);
     assert!(sandbox.file("first.done").exists());

@@ -336,3 +336,19 @@ fn looking_at_a_cluster_takes_this_long() {
         times[5], times[0]
     );
 }
+
+#[test]
+fn who_waits_on_a_cluster_without_workers_is_told_why_nothing_happens() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(["up", "--queue", "local", "--workers", "1", "--set", "queue_wait=1h"]);
+    sandbox.until("a job that waits", |status| status["allocations"][0]["state"] == "pending");
+    let ran = sandbox.run(["submit", "--key", "k", "--", "true"]).exits(0);
+    assert!(!ran.stderr.contains("waiting"), "nobody waits here: {}", ran.stderr);
+    let ran = sandbox.run(["wait", "--timeout", "1s", "k"]).exits(124);
+    ran.says("none of the 1 workers of cluster default is there yet").says("job 1: pending");
+    sandbox.ok(["scale", "0"]);
+    sandbox.run(["wait", "--timeout", "1s", "k"]).exits(124).says("jq scale N");
+    sandbox.ok(["cancel", "k"]);
+    let ran = sandbox.run(["wait", "k"]).exits(1);
+    assert!(!ran.stderr.contains("scale"), "nothing is waited for: {}", ran.stderr);
+}

@@ -53,12 +53,14 @@ fn contents(site: &Site) -> Vec<(PathBuf, u64)> {
     found
 }
 
-/// It ended with that code and one message that has these words.
+/// It ended with that code and one message that has these words; before it, there may be a note that it waited.
 #[track_caller]
 fn refused(ended: &Ended, code: i32, words: &[&str]) {
     let Ended { stdout, stderr, .. } = ended;
     assert_eq!(ended.code, Some(code), "{stdout}{stderr}");
-    assert!(stderr.starts_with("error: ") && !stderr.contains("panicked"), "{stderr}");
+    let (note, error) =
+        stderr.split_once('\n').filter(|(note, _)| note.ends_with("; waiting")).unwrap_or(("", stderr));
+    assert!(error.starts_with("error: ") && !error.contains("panicked"), "{note}\n{stderr}");
     assert_eq!(stderr.matches("error: ").count(), 1, "{stderr}");
     words.iter().for_each(|word| assert!(stderr.contains(word), "`{word}` is not in: {stderr}"));
     assert_eq!(stdout, "");
@@ -263,6 +265,11 @@ fn an_input_that_only_the_workers_do_not_see_is_told_with_their_host() {
     refused(&compute("here/*.nc", "o.nc"), 1, &words);
     let words = [&format!("not visible on {host}"), "output/.o.nc.jobq-"];
     refused(&compute("in/*.nc", "output/o.nc"), 1, &words);
+    let families = site.status()["families"].clone();
+    assert!(
+        families.as_array().unwrap().iter().all(|f| f["family"] == "array.look"),
+        "work began: {families}"
+    );
     assert_eq!(contents(&site), before);
     serves(&site, "in/*.nc");
     site.down();

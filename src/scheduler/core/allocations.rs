@@ -1,7 +1,7 @@
 //! Allocations: asked for, pending, running, ended; and what the batch system's word settles.
 
 use super::Core;
-use super::workers::Presence;
+use super::roster::Presence;
 use crate::protocol::{AllocationId, AllocationReport, AllocationStateName, ToWorker, WorkerIndex};
 use crate::scheduler::event::{Action, AllocationStatus, SubmitOutcome, Time};
 use crate::scheduler::record::Record;
@@ -36,6 +36,8 @@ struct Allocation {
     had_worker: bool,
     /// The batch system has ended it and answers for its processes being gone.
     confirmed_over: bool,
+    /// It ended for its time or another job: what it ran is not to blame.
+    blameless: bool,
     /// Taken over from an older epoch, and nothing is known of it yet.
     unseen: bool,
     /// We gave it up: its end is no failure, and it isn't wanted back.
@@ -112,6 +114,11 @@ impl Allocations {
     /// Whether nothing of this allocation can run any more, by the batch system's word.
     pub fn is_confirmed_over(&self, id: AllocationId) -> bool {
         self.list.get(&id).is_some_and(|a| a.confirmed_over)
+    }
+
+    /// Whether it ended for a reason that no task of it can have given.
+    pub fn is_blameless(&self, id: AllocationId) -> bool {
+        self.list.get(&id).is_some_and(|a| a.blameless)
     }
 
     /// Not ended, and not refused.
@@ -237,7 +244,7 @@ impl Core {
         let open = self.allocations.list.iter().filter(|(_, a)| is_open(a) && !a.given_up);
         open.map(|(id, a)| {
             let workers = self.workers.of_allocation(*id);
-            let sum = |f: &dyn Fn(&super::workers::Worker) -> usize| {
+            let sum = |f: &dyn Fn(&super::roster::Worker) -> usize| {
                 workers.iter().filter_map(|w| self.workers.get(*w)).map(f).sum::<usize>() as u32
             };
             let running = a.state == AllocationStateName::Running;
@@ -270,6 +277,7 @@ impl Core {
             absent_polls: 0,
             had_worker: false,
             confirmed_over: false,
+            blameless: false,
             unseen: false,
             given_up: false,
         };
@@ -401,7 +409,8 @@ impl Core {
                     (allocation.reason, allocation.words) = (String::new(), String::new());
                     allocation.nodes = nodes;
                 }
-                AllocationStatus::Ended { words, confirmed } => {
+                AllocationStatus::Ended { words, confirmed, blameless } => {
+                    allocation.blameless = blameless;
                     self.on_allocation_ended(id, &words, confirmed, out);
                 }
                 // Its worker says more than the queue's silence.
@@ -435,6 +444,9 @@ impl Core {
         self.end_allocation(id, AllocationStateName::Ended, out);
         if failed_start {
             self.on_failed_start(words);
+        }
+        if self.allocations.is_blameless(id) {
+            self.workers.all_of_allocation(id).into_iter().for_each(|index| self.forgive(index));
         }
         let reason = format!("its job ended: {words}");
         for index in self.workers.of_allocation(id) {
@@ -557,7 +569,7 @@ mod tests {
     }
 
     fn over(confirmed: bool) -> AllocationStatus {
-        AllocationStatus::Ended { words: "over".into(), confirmed }
+        AllocationStatus::Ended { words: "over".into(), confirmed, blameless: false }
     }
 
     fn register(peer: u64, allocation: u32, incarnation: u64) -> Event {

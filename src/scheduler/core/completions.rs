@@ -1,16 +1,21 @@
 //! What workers report of executions: each is taken once, from the worker that the task is assigned to.
 
 use super::Core;
+use super::roster::Workers;
 use super::task::TaskState;
 use crate::graph::TaskId;
 use crate::protocol::{
-    Completion, ErrorKind, Execution, Holding, Outcome, PendingOutput, PlaceOutcome, StoredValue, TaskError,
-    WorkerIndex,
+    Completion, ErrorKind, Execution, Holding, MissingInput, Outcome, PendingOutput, PlaceOutcome,
+    StoredValue, TaskError, WorkerIndex,
 };
 use crate::scheduler::record::Fate;
 
-/// Times that a task's inputs may be out of reach, or its outputs vanish, before it fails.
-const MAX_FETCH_FAILURES: u8 = 5;
+/// Times that a task's inputs may be out of reach before it fails.
+const MAX_FETCH_FAILURES: u8 = 9;
+/// So many failed fetches of one task, by as many workers, and the values that it wants are made again.
+const FETCHES_BEFORE_DOUBT: u8 = 3;
+/// Times that a task's outputs may vanish before it fails.
+const MAX_VANISHED: u8 = 5;
 /// Weight of the newest duration in a family's mean.
 const DURATION_WEIGHT: f64 = 0.1;
 
@@ -68,7 +73,7 @@ impl Core {
                 self.accept_outputs(worker, execution, outputs, result, nanos);
             }
             Outcome::Erred { error, result } => self.retry_or_fail(task, error, result),
-            Outcome::InputsMissing(missing) => self.on_inputs_missing(worker, task, &missing),
+            Outcome::InputsMissing(missing) => self.on_inputs_missing(worker, execution, &missing),
             Outcome::Cancelled => {
                 // It takes nothing any more: it is leaving.
                 self.workers.set_leaving(worker);
@@ -141,7 +146,7 @@ impl Core {
             }
             PlaceOutcome::Gone(message) => {
                 self.update(task, |record| record.fetch_failures = record.fetch_failures.saturating_add(1));
-                if self.record(task).is_some_and(|record| record.fetch_failures > MAX_FETCH_FAILURES) {
+                if self.record(task).is_some_and(|record| record.fetch_failures > MAX_VANISHED) {
                     // Somebody, or something, removes them.
                     return self.fail_for_good(task, TaskError { kind: ErrorKind::Task, message });
                 }
@@ -224,28 +229,53 @@ impl Core {
         self.record(task).is_some_and(|record| record.has_ended_well() && self.consumes_values(task))
     }
 
-    /// Inputs that this worker could get from nobody. Their holders are struck off, so the values are made again;
-    /// a task to which this happens again and again fails, since its workers can't reach each other.
-    fn on_inputs_missing(&mut self, worker: WorkerIndex, task: TaskId, missing: &[TaskId]) {
+    /// Inputs that this worker could get from nobody. A holder that hasn't the value is struck off. One that couldn't
+    /// be reached, though it is connected here, may be as sound as the worker that says so: the pair is blamed, and
+    /// the task goes to another worker. Only what several workers failed to get is made again.
+    fn on_inputs_missing(&mut self, worker: WorkerIndex, execution: Execution, missing: &[MissingInput]) {
+        let task = execution.task;
+        // Workers have other indexes in every epoch.
+        let ours = execution.epoch == self.config.epoch;
         let dependencies = self.dependencies(task);
-        for input in missing.iter().filter(|input| dependencies.contains(input)) {
-            if let Some(TaskState::Held { worker: first }) = self.state(*input) {
-                for holder in self.holders(*input, first) {
-                    self.outbox.free(holder, *input);
-                    self.strike_off(*input, holder);
-                }
+        for input in missing.iter().filter(|input| ours && dependencies.contains(&input.task)) {
+            for holder in &input.denied {
+                self.outbox.free(*holder, input.task);
+                self.strike_off(input.task, *holder);
+            }
+            for holder in &input.unreachable {
+                self.workers.blame_route(worker, *holder);
             }
         }
+        let failures = self.record(task).map_or(0, |record| record.fetch_failures) + 1;
+        if failures.is_multiple_of(FETCHES_BEFORE_DOUBT) {
+            for input in missing.iter().filter(|input| dependencies.contains(&input.task)) {
+                self.make_again(input.task, |_, _| true);
+            }
+        }
+        self.count_failed_fetch(task);
+    }
+
+    /// The task tries again, with other workers or other copies of its inputs, unless it did so too often.
+    pub(super) fn count_failed_fetch(&mut self, task: TaskId) {
         self.update(task, |record| record.fetch_failures = record.fetch_failures.saturating_add(1));
-        if self.record(task).is_some_and(|record| record.fetch_failures > MAX_FETCH_FAILURES) {
-            let name = self.workers.get(worker).map_or(String::new(), |w| w.registration.id.name.clone());
-            let message = format!(
-                "its inputs could not be fetched {MAX_FETCH_FAILURES} times, last by worker {name}: \
-                 can the workers' hosts reach each other?"
-            );
-            self.fail_for_good(task, TaskError { kind: ErrorKind::Task, message });
-        } else {
-            self.run_again(task);
+        if self.record(task).is_none_or(|record| record.fetch_failures <= MAX_FETCH_FAILURES) {
+            return self.run_again(task);
+        }
+        let message = format!(
+            "its inputs could not be fetched {MAX_FETCH_FAILURES} times: can the workers' hosts reach each other?"
+        );
+        self.fail_for_good(task, TaskError { kind: ErrorKind::Task, message });
+    }
+
+    /// Strikes a value off at the holders of which this is true: without any left, it is made again.
+    pub(super) fn make_again(&mut self, input: TaskId, which: impl Fn(&Workers, WorkerIndex) -> bool) {
+        let Some(TaskState::Held { worker: first }) = self.state(input) else { return };
+        for holder in self.holders(input, first) {
+            if !which(&self.workers, holder) {
+                continue;
+            }
+            self.outbox.free(holder, input);
+            self.strike_off(input, holder);
         }
     }
 

@@ -16,6 +16,7 @@ mod outbox;
 mod placing;
 mod replay;
 mod reports;
+mod roster;
 mod snapshot;
 mod states;
 mod task;
@@ -32,10 +33,10 @@ use clients::Clients;
 use fast::FastMap;
 use graphs::GraphState;
 use outbox::Outbox;
+use roster::Workers;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
-use workers::Workers;
 
 pub use replay::{Replay, ReplayError};
 

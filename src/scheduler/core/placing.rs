@@ -1,16 +1,19 @@
 //! Gives ready tasks to workers, by the policy in `scheduler::place`.
 
 use super::Core;
+use super::roster::Worker;
 use super::task::TaskState;
-use super::workers::Worker;
 use crate::graph::{Op, Resources, TaskId};
 use crate::protocol::{Assignment, Source, StoredValue, WorkerIndex};
-use crate::scheduler::place::{WorkerView, accepts, queue_ahead};
+use crate::scheduler::place::{WorkerView, accepts, could_ever_run, queue_ahead};
 use serde_bytes::ByteBuf;
+use std::cmp::Reverse;
 
 /// Workers looked at for one task beyond the least loaded, when it needs more than one core: the least loaded ones
 /// may be too small for it.
 const MAX_LOOKS: usize = 256;
+/// Tasks of a queue that may be passed over because workers with room can't reach their inputs.
+const MAX_PASSED_OVER: usize = 64;
 
 impl Worker {
     fn view(&self) -> WorkerView<'_> {
@@ -30,13 +33,33 @@ impl Core {
         if self.going_down.is_some() {
             return;
         }
+        // What is made again is ready at once.
+        while self.place_ready() {}
+    }
+
+    /// Places what can be placed now; whether anything is to be made again for it.
+    fn place_ready(&mut self) -> bool {
+        let mut made_again = false;
         for class in 0..self.classes.len() {
+            let mut passed_over = Vec::new();
             while let Some(task) = self.next_ready(class) {
-                let Some(worker) = self.choose_worker(task, class) else { break };
-                self.classes[class].ready.pop();
-                self.assign(task, worker);
+                match self.choose_worker(task, class) {
+                    Some(worker) => {
+                        self.classes[class].ready.pop();
+                        self.assign(task, worker);
+                    }
+                    None if self.wants_a_route(task) && passed_over.len() < MAX_PASSED_OVER => {
+                        self.classes[class].ready.pop();
+                        passed_over.push(task);
+                    }
+                    None => break,
+                }
+            }
+            for task in passed_over {
+                made_again |= !self.waits_for_a_route(task, class);
             }
         }
+        made_again
     }
 
     /// The first task of the queue that is still ready; entries that aren't any more are dropped.
@@ -59,14 +82,58 @@ impl Core {
             self.workers
                 .get(*index)
                 .is_some_and(|w| !w.leaving && w.peer().is_some() && accepts(&w.view(), needs, ahead))
+                && self.reaches_inputs(*index, task)
         };
         if entry.pure
             && let Some(holder) = self.best_holder(task, takes)
         {
             return Some(holder);
         }
-        let looks = if is_plain(needs) { 1 } else { MAX_LOOKS };
+        let looks = if is_plain(needs) && self.workers.all_routes_work() { 1 } else { MAX_LOOKS };
         self.workers.by_load.iter().take(looks).map(|(_, index)| *index).find(takes)
+    }
+
+    /// Whether the worker can get every input of the task from somebody, as far as is known.
+    fn reaches_inputs(&self, worker: WorkerIndex, task: TaskId) -> bool {
+        if self.workers.all_routes_work() || !self.consumes_values(task) {
+            return true;
+        }
+        let can_fetch = |holder: WorkerIndex| holder == worker || self.workers.can_fetch(worker, holder);
+        self.dependencies(task).into_iter().all(|input| match self.state(input) {
+            Some(TaskState::Held { worker: first }) => self.holders(input, first).into_iter().any(can_fetch),
+            _ => true,
+        })
+    }
+
+    /// Whether there are workers that can't reach this ready task's inputs: others behind it needn't wait for it.
+    fn wants_a_route(&self, task: TaskId) -> bool {
+        let all_reach = || self.workers.by_load.iter().all(|(_, worker)| self.reaches_inputs(*worker, task));
+        !self.workers.all_routes_work() && !all_reach()
+    }
+
+    /// A task that workers with room can't take for its inputs waits for one that can reach them. Where there is none,
+    /// those that not everybody can reach are made again.
+    fn waits_for_a_route(&mut self, task: TaskId, class: usize) -> bool {
+        if self.state(task) != Some(TaskState::Ready) {
+            return true;
+        }
+        let needs = &self.classes[class].resources;
+        let could = |worker: &WorkerIndex| {
+            self.workers.get(*worker).is_some_and(|w| could_ever_run(&w.view(), needs))
+        };
+        let takers: Vec<WorkerIndex> =
+            self.workers.by_load.iter().map(|(_, worker)| *worker).filter(could).collect();
+        if takers.is_empty() || takers.iter().any(|worker| self.reaches_inputs(*worker, task)) {
+            self.classes[class].ready.push(Reverse(task));
+            return true;
+        }
+        for input in self.dependencies(task) {
+            self.make_again(input, |workers, holder| {
+                takers.iter().any(|worker| *worker != holder && !workers.can_fetch(*worker, holder))
+            });
+        }
+        self.count_failed_fetch(task);
+        false
     }
 
     /// Of the workers that take the task, the one with the most bytes of its inputs.

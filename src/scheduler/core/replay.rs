@@ -4,8 +4,8 @@
 //! register and settle it, or the recovery window has passed. Values are where workers say, when they register.
 
 use super::ingest::Part;
+use super::roster::Presence;
 use super::task::TaskState;
-use super::workers::Presence;
 use super::{Core, CoreConfig, RECOVERY_MARGIN};
 use crate::graph::TaskId;
 use crate::protocol::{AllocationStateName, Execution, Registration, Reply, WorkerId, WorkerIndex};

@@ -1,6 +1,6 @@
 //! What clients are shown.
 
-use super::workers::Presence;
+use super::roster::Presence;
 use super::{Core, task::TaskState};
 use crate::graph::{GraphId, Key, TaskId};
 use crate::protocol::{
@@ -117,6 +117,7 @@ impl Core {
             allocations: self.allocation_reports(),
             batch_trouble: self.allocations.trouble.clone(),
             stopped: self.allocations.stopped,
+            going_down: self.going_down.is_some(),
             polls: self.allocations.polls,
             failed_polls: self.allocations.failed_polls,
             core_seconds_used: self.allocations.core_seconds().0,
@@ -126,7 +127,7 @@ impl Core {
     }
 }
 
-fn worker_report(worker: &super::workers::Worker) -> WorkerReport {
+fn worker_report(worker: &super::roster::Worker) -> WorkerReport {
     let note = match &worker.presence {
         Presence::Connected { .. } => String::new(),
         Presence::Lost { reason, .. } | Presence::Gone { reason } => reason.clone(),

@@ -10,6 +10,7 @@ macro_rules! comes {
     };
 }
 
+mod fetches;
 mod outputs;
 mod restart;
 mod snapshot;
@@ -19,7 +20,7 @@ mod workers;
 use super::{Core, CoreConfig};
 use crate::graph::{Builder, Columns, CommandSpec, EnvSource, GraphId, Op, OutputSpec, Resources, TaskId};
 use crate::protocol::*;
-use crate::scheduler::event::{Action, Event, JournalSeq, PeerId, SubmitOutcome, Time};
+use crate::scheduler::event::{Action, AllocationStatus, Event, JournalSeq, PeerId, SubmitOutcome, Time};
 use crate::scheduler::record::{Fate, Record};
 use std::collections::VecDeque;
 
@@ -234,6 +235,11 @@ impl Story {
 
     fn quiet(&self) {
         assert!(self.out.is_empty(), "nothing else was to come out: {:?}", self.out);
+    }
+
+    /// The link of the worker that the task is assigned to.
+    fn worker_of(&self, task: TaskId) -> Option<u64> {
+        self.core.assigned_peer(task).map(|peer| peer.0)
     }
 
     fn state(&self, task: TaskId) -> &'static str {

@@ -375,7 +375,8 @@ fn translate(state: &JobState) -> AllocationStatus {
         JobState::Ended(outcome) => {
             // What is left of it on a lost node may run on.
             let confirmed = !matches!(outcome, Outcome::NodeFailed | Outcome::Unknown(_));
-            AllocationStatus::Ended { words: outcome.to_string(), confirmed }
+            let blameless = matches!(outcome, Outcome::TimedOut | Outcome::Preempted);
+            AllocationStatus::Ended { words: outcome.to_string(), confirmed, blameless }
         }
     }
 }

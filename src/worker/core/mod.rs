@@ -11,8 +11,8 @@ mod tests;
 
 use crate::graph::{GraphId, Op, Resources, TaskId};
 use crate::protocol::{
-    Assignment, Completion, Epoch, Execution, FromWorker, Holding, Outcome, PendingOutput, PlaceOutcome,
-    Registration, StoredValue, ToWorker, WorkerIndex,
+    Assignment, Completion, Epoch, Execution, FromWorker, Holding, MissingInput, Outcome, PendingOutput,
+    PlaceOutcome, Registration, StoredValue, ToWorker, WorkerIndex,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -38,9 +38,8 @@ pub enum Event {
         task: TaskId,
         nbytes: u64,
     },
-    FetchFailed {
-        task: TaskId,
-    },
+    /// Nobody gave the value.
+    FetchFailed(MissingInput),
     /// An execution ended. A held value is in the store already.
     Ended {
         execution: Execution,
@@ -70,6 +69,13 @@ pub enum Input {
     Inline(Box<StoredValue>),
 }
 
+/// A worker that holds a value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Holder {
+    pub index: WorkerIndex,
+    pub addresses: Vec<String>,
+}
+
 #[derive(Clone, PartialEq, Debug)]
 pub enum Action {
     Send(FromWorker),
@@ -80,7 +86,7 @@ pub enum Action {
     /// Get a value from one of these, in that order.
     Fetch {
         task: TaskId,
-        from: Vec<Vec<String>>,
+        from: Vec<Holder>,
     },
     Run {
         execution: Execution,
@@ -272,7 +278,7 @@ impl Core {
             Event::Disconnected => (self.connected, self.welcomed) = (false, false),
             Event::FromScheduler(message) => self.on_scheduler_message(message, out),
             Event::Fetched { task, nbytes } => self.on_fetched(task, nbytes, out),
-            Event::FetchFailed { task } => self.on_fetch_failed(task),
+            Event::FetchFailed(missing) => self.on_fetch_failed(missing),
             Event::Ended { execution, nanos, outcome } => self.on_ended(execution, nanos, outcome, out),
             Event::Placed { execution, outcome } => {
                 out.push(Action::Send(FromWorker::Placed { execution, outcome }));

@@ -1,8 +1,8 @@
 //! An assigned task's way through a worker: its inputs come, it starts when there is room, it ends, it is reported.
 
-use super::{Action, Assignment, Core, Doubtful, Execution, Input, Nanos, Outcome, SIGNAL_DOUBT};
+use super::{Action, Assignment, Core, Doubtful, Execution, Holder, Input, Nanos, Outcome, SIGNAL_DOUBT};
 use crate::graph::{Op, Resources, TaskId};
-use crate::protocol::{ErrorKind, Holding, Source, TaskError};
+use crate::protocol::{ErrorKind, Holding, MissingInput, Source, TaskError};
 use std::sync::Arc;
 
 pub(super) struct Task {
@@ -44,7 +44,7 @@ impl Core {
         }
         task.missing = wanted.len();
         let ready = wanted.is_empty();
-        let sources: Vec<(TaskId, Vec<Vec<String>>)> =
+        let sources: Vec<(TaskId, Vec<Holder>)> =
             wanted.into_iter().map(|input| (input, self.sources(&task, input))).collect();
         self.tasks.insert(execution, task);
         if ready {
@@ -55,23 +55,23 @@ impl Core {
         }
     }
 
-    /// Addresses of those who hold the input, but for this worker.
-    fn sources(&self, task: &Task, input: TaskId) -> Vec<Vec<String>> {
+    /// Those who hold the input, but for this worker.
+    fn sources(&self, task: &Task, input: TaskId) -> Vec<Holder> {
         let source = task.inputs.iter().find(|(id, _)| *id == input).map(|(_, source)| source);
         let Some(Source::Peers(peers)) = source else { return Vec::new() };
         peers
             .iter()
             .filter(|peer| Some(**peer) != self.index)
-            .filter_map(|peer| self.peers.get(peer).cloned())
+            .filter_map(|peer| Some(Holder { index: *peer, addresses: self.peers.get(peer)?.clone() }))
             .collect()
     }
 
-    fn fetch(&mut self, execution: Execution, input: TaskId, from: Vec<Vec<String>>, out: &mut Vec<Action>) {
+    fn fetch(&mut self, execution: Execution, input: TaskId, from: Vec<Holder>, out: &mut Vec<Action>) {
         let waiting = self.fetching.entry(input).or_default();
         let first = waiting.is_empty();
         waiting.insert(execution);
         if from.is_empty() {
-            self.on_fetch_failed(input);
+            self.on_fetch_failed(self.not_here(input));
         } else if first {
             out.push(Action::Fetch { task: input, from });
         }
@@ -97,12 +97,17 @@ impl Core {
         }
     }
 
+    /// A value that this worker may be thought to hold.
+    fn not_here(&self, task: TaskId) -> MissingInput {
+        MissingInput { denied: self.index.into_iter().collect(), ..MissingInput::new(task) }
+    }
+
     /// Nobody gave the value: the tasks that wait for it go back to the scheduler.
-    pub(super) fn on_fetch_failed(&mut self, input: TaskId) {
-        for execution in self.fetching.remove(&input).unwrap_or_default() {
+    pub(super) fn on_fetch_failed(&mut self, missing: MissingInput) {
+        for execution in self.fetching.remove(&missing.task).unwrap_or_default() {
             if self.tasks.contains_key(&execution) {
                 self.drop_task(execution);
-                self.complete(execution, 0, Outcome::InputsMissing(vec![input]));
+                self.complete(execution, 0, Outcome::InputsMissing(vec![missing.clone()]));
             }
         }
     }
@@ -142,7 +147,7 @@ impl Core {
             self.runnable.remove(&(priority, execution));
             if let Some(input) = lost {
                 self.drop_task(execution);
-                self.complete(execution, 0, Outcome::InputsMissing(vec![input]));
+                self.complete(execution, 0, Outcome::InputsMissing(vec![self.not_here(input)]));
             }
         }
     }

@@ -137,8 +137,9 @@ fn an_input_that_nobody_gives_sends_the_task_back() {
     let inputs = vec![(task(7), Source::Peers(vec![WorkerIndex(1)]))];
     s.hear(ToWorker::Compute(vec![assignment(execution(0, 1), inputs)]));
     comes!(s, Action::Fetch { task: input, .. } if input == task(7));
-    s.tell(Event::FetchFailed { task: task(7) });
-    comes!(s, Action::Send(FromWorker::Finished(done)) if done[0].outcome == Outcome::InputsMissing(vec![task(7)]));
+    let missing = MissingInput { unreachable: vec![WorkerIndex(1)], ..MissingInput::new(task(7)) };
+    s.tell(Event::FetchFailed(missing.clone()));
+    comes!(s, Action::Send(FromWorker::Finished(done)) if done[0].outcome == Outcome::InputsMissing(vec![missing]));
     s.quiet();
 }
 

@@ -4,9 +4,10 @@ use super::Incoming;
 use crate::graph::TaskId;
 use crate::net::Transport;
 use crate::net::values::ValueLink;
-use crate::worker::core::Event;
+use crate::protocol::MissingInput;
+use crate::worker::core::{Event, Holder};
 use crate::worker::store::Store;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -17,10 +18,11 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Most values asked for in one go: the first one shouldn't wait for the last one's disk.
 const MAX_AT_ONCE: usize = 256;
 
-/// A value to get, and who else may have it.
+/// A value to get, of whom it was asked in vain, and who else may have it.
 struct Order {
-    task: TaskId,
-    others: Vec<Vec<String>>,
+    missing: MissingInput,
+    holder: Holder,
+    others: VecDeque<Holder>,
 }
 
 #[derive(Clone)]
@@ -37,23 +39,27 @@ impl Fetcher {
     }
 
     /// Gets a value from the first of these that gives it; the core hears of it either way.
-    pub fn fetch(&self, task: TaskId, mut from: Vec<Vec<String>>) {
-        if from.is_empty() {
-            let _ = self.events.send(Incoming::Core(Event::FetchFailed { task }));
+    pub fn fetch(&self, task: TaskId, from: Vec<Holder>) {
+        self.ask_next(MissingInput::new(task), from.into());
+    }
+
+    fn ask_next(&self, missing: MissingInput, mut others: VecDeque<Holder>) {
+        let Some(holder) = others.pop_front() else {
+            let _ = self.events.send(Incoming::Core(Event::FetchFailed(missing)));
             return;
-        }
-        let holder = from.remove(0);
-        let order = Order { task, others: from };
+        };
+        let order = Order { missing, holder, others };
+        let addresses = order.holder.addresses.clone();
         let mut holders = self.holders.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let refused = match holders.get(&holder) {
+        let refused = match holders.get(&addresses) {
             Some(queue) => queue.send(order).err().map(|refused| refused.0),
             None => Some(order),
         };
         if let Some(order) = refused {
             let (queue, orders) = mpsc::unbounded_channel();
             let _ = queue.send(order);
-            holders.insert(holder.clone(), queue);
-            tokio::spawn(self.clone().serve(holder, orders));
+            holders.insert(addresses.clone(), queue);
+            tokio::spawn(self.clone().serve(addresses, orders));
         }
     }
 
@@ -70,26 +76,30 @@ impl Fetcher {
                 continue;
             }
             let orders: Vec<Order> = std::mem::take(&mut batch);
-            let tasks: Vec<TaskId> = orders.iter().map(|order| order.task).collect();
+            let tasks: Vec<TaskId> = orders.iter().map(|order| order.missing.task).collect();
             match self.ask(&mut link, &holder, &tasks).await {
                 Ok(found) => {
-                    for (order, value) in orders.into_iter().zip(found) {
+                    for (mut order, value) in orders.into_iter().zip(found) {
+                        let task = order.missing.task;
                         match value {
                             Some(value) => {
                                 let nbytes = value.nbytes();
-                                self.store.insert(order.task, value);
-                                let event = Event::Fetched { task: order.task, nbytes };
-                                let _ = self.events.send(Incoming::Core(event));
+                                self.store.insert(task, value);
+                                let _ = self.events.send(Incoming::Core(Event::Fetched { task, nbytes }));
                             }
-                            None => self.fetch(order.task, order.others),
+                            None => {
+                                order.missing.denied.push(order.holder.index);
+                                self.ask_next(order.missing, order.others);
+                            }
                         }
                     }
                 }
                 Err(error) => {
                     warn!("values can't be fetched from {}: {error}", holder.join(", "));
                     link = None;
-                    for order in orders {
-                        self.fetch(order.task, order.others);
+                    for mut order in orders {
+                        order.missing.unreachable.push(order.holder.index);
+                        self.ask_next(order.missing, order.others);
                     }
                 }
             }

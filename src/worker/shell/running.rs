@@ -3,8 +3,8 @@
 use super::{Incoming, Options};
 use crate::graph::{CommandResult, Op, Value};
 use crate::protocol::{
-    ErrorKind, Execution, Outcome, PendingOutput, PlaceOutcome, StoredValue, TaskError, path_of_text,
-    text_of_path,
+    ErrorKind, Execution, MissingInput, Outcome, PendingOutput, PlaceOutcome, StoredValue, TaskError,
+    path_of_text, text_of_path,
 };
 use crate::worker::core::{Event, Input};
 use crate::worker::run::{
@@ -132,7 +132,7 @@ impl Running {
                                 warn!("{task}: {error}");
                             }
                             let _ = events.send(Incoming::Core(Event::ValueLost { task }));
-                            let outcome = Outcome::InputsMissing(vec![task]);
+                            let outcome = Outcome::InputsMissing(vec![MissingInput::new(task)]);
                             let _ =
                                 events.send(Incoming::Core(Event::Ended { execution, nanos: 0, outcome }));
                             return;

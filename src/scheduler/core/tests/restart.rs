@@ -1,7 +1,6 @@
 //! A new scheduler that starts from the records of an old one.
 
 use super::*;
-use crate::scheduler::event::AllocationStatus;
 
 #[test]
 fn a_retried_failure_that_is_reported_again_counts_once() {
@@ -94,7 +93,7 @@ fn allocations_that_run_are_kept_and_ended_ones_are_not_asked_about() {
         let one = |(id, status): &(u32, AllocationStatus)| (AllocationId(*id), String::new(), status.clone());
         Event::Polled(statuses.iter().map(one).collect())
     };
-    let ended = AllocationStatus::Ended { words: "TIMEOUT".into(), confirmed: true };
+    let ended = AllocationStatus::Ended { words: "COMPLETED".into(), confirmed: true, blameless: false };
     s.tell(polled(&[(1, ended)]));
     s.wait_secs(3);
     let open = [AllocationId(2)];

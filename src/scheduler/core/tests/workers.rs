@@ -97,6 +97,38 @@ fn a_task_that_loses_three_workers_is_the_suspect() {
     assert_eq!(s.state(task(1, 0)), "erred");
 }
 
+/// Four workers in a row are lost with their jobs while they run the same task; what the batch system calls the ends.
+fn four_jobs_end(blameless: bool, supervised: bool) -> Story {
+    let mut s = Story::new();
+    s.submit(9, graph(&[(command(0, 0), &[])], &[]));
+    for number in 1..=4 {
+        let allocation = AllocationId(number);
+        let job = number.to_string();
+        let accepted = SubmitOutcome::Accepted { job: job.clone() };
+        s.tell(Event::Submitted { allocation, outcome: accepted });
+        let worker = Registration { allocation, ..registration(&format!("w{number}")) };
+        let id = worker.id.clone();
+        s.register(u64::from(number), worker);
+        s.sync();
+        s.lose(u64::from(number));
+        if supervised {
+            s.worker_says(100, FromWorker::Dead { id, verdict: "killed by signal 9".into() });
+        }
+        let ended = AllocationStatus::Ended { words: "ended".into(), confirmed: true, blameless };
+        s.tell(Event::Polled(vec![(allocation, job, ended)]));
+        s.wait_secs(300);
+    }
+    s
+}
+
+#[test]
+fn a_job_whose_time_was_over_is_no_tasks_fault() {
+    for supervised in [false, true] {
+        assert_eq!(four_jobs_end(true, supervised).state(task(1, 0)), "ready");
+        assert_eq!(four_jobs_end(false, supervised).state(task(1, 0)), "erred");
+    }
+}
+
 #[test]
 fn a_worker_that_was_to_leave_is_told_again_over_its_new_link() {
     let mut s = one_command(0);

@@ -43,12 +43,16 @@ impl Launcher {
         let of_it = |intent: &&Intent| allocation_of(intent) == Some(allocation);
         match self.intents.list().filter(of_it).last().map(|intent| &intent.outcome) {
             Some(Outcome::Ended { job: Some(_), reason }) => {
-                AllocationStatus::Ended { words: reason.clone(), confirmed: false }
+                AllocationStatus::Ended { words: reason.clone(), confirmed: false, blameless: false }
             }
             Some(Outcome::Ended { job: None, reason }) => {
-                AllocationStatus::Ended { words: reason.clone(), confirmed: true }
+                AllocationStatus::Ended { words: reason.clone(), confirmed: true, blameless: false }
             }
-            _ => AllocationStatus::Ended { words: "it was never submitted".to_owned(), confirmed: true },
+            _ => AllocationStatus::Ended {
+                words: "it was never submitted".to_owned(),
+                confirmed: true,
+                blameless: false,
+            },
         }
     }
 }
