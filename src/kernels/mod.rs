@@ -4,6 +4,7 @@ pub mod accumulate;
 mod block;
 pub mod math;
 pub mod output;
+pub mod probe;
 pub mod program;
 pub mod source;
 pub mod stage;
@@ -42,6 +43,7 @@ impl KernelError {
 pub fn lookup(name: &str) -> Option<Kernel> {
     match name {
         "echo" => Some(echo),
+        probe::SUM => Some(probe::sum),
         "array.tile" => Some(tile::tile),
         "array.partial" => Some(tile::partial),
         "array.merge" => Some(tile::merge),
