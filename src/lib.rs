@@ -2,6 +2,7 @@
 
 pub mod array;
 pub mod batch;
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod cluster;

@@ -11,6 +11,7 @@ use super::connect::{block_on, client};
 use super::exit::{CliError, Exit};
 use super::idle::tell_if_idle;
 use super::inputs::{array_error, check_writable, files};
+use super::stops::Stops;
 use crate::array::compute::PlanSummary;
 use crate::array::{self, ComputeRequest, Plan};
 use crate::client::{Client, random_request};
@@ -24,7 +25,6 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// For a submission that is under way, and for cancelling, when the user doesn't want to wait any more.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -142,30 +142,6 @@ fn tell(plan: &Plan, graph: Option<GraphId>, took: Duration, context: &Context) 
         summary.tasks
     ));
     Ok(())
-}
-
-/// Ctrl-C and SIGTERM, noticed from when this is made.
-struct Stops {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Stops {
-    /// To be called within a runtime.
-    fn new() -> Result<Stops, CliError> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| CliError::internal(format!("can't listen to signals: {error}")))
-        };
-        Ok(Stops { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
-    }
-
-    /// Waits for one; how this program then ends.
-    async fn next(&mut self) -> Exit {
-        tokio::select! {
-            _ = self.interrupt.recv() => Exit::Interrupted,
-            _ = self.terminate.recv() => Exit::Terminated,
-        }
-    }
 }
 
 /// Makes the temporary file: from here on, a signal must find somebody who removes it.

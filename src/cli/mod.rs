@@ -4,6 +4,7 @@
 //! when it is typed after `jq`. Verbs that scripts start and people don't type carry `#[command(hide = true)]`.
 
 pub mod arguments;
+mod bench;
 mod cancel;
 mod config;
 pub mod connect;
@@ -27,6 +28,7 @@ mod roles;
 mod scale;
 mod scratch;
 mod status;
+mod stops;
 pub mod task_flags;
 mod tasks;
 pub mod up_flags;
@@ -91,6 +93,8 @@ verbs! {
     "logs" => Logs(logs),
     /// Look whether everything that jobq needs is there, and say what to do where it isn't
     "doctor" => Doctor(doctor),
+    /// Measure the executor on this host or site
+    "bench" => Bench(bench),
     /// Explain a verb
     "help" => Help(help),
     /// Print the version

@@ -381,7 +381,8 @@ async fn until_end(child: &mut tokio::process::Child) -> std::io::Result<std::pr
     }
 }
 
-fn explain(error: UpError, context: &Context) -> CliError {
+/// What stood in the way, with its exit code.
+pub(super) fn explain(error: UpError, context: &Context) -> CliError {
     let program = context.program;
     match error {
         UpError::Client(error) => error.into(),

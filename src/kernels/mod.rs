@@ -5,6 +5,7 @@ mod block;
 pub mod look;
 pub mod math;
 pub mod output;
+pub mod probe;
 pub mod program;
 pub mod source;
 pub mod stage;
@@ -44,6 +45,7 @@ pub fn lookup(name: &str) -> Option<Kernel> {
     match name {
         "echo" => Some(echo),
         "array.look" => Some(look::look),
+        probe::SUM => Some(probe::sum),
         "array.tile" => Some(tile::tile),
         "array.partial" => Some(tile::partial),
         "array.merge" => Some(tile::merge),

@@ -96,7 +96,17 @@ impl Link {
     /// ones.
     #[must_use]
     pub fn split(self) -> (Reader, Writer) {
-        let (read, write) = match self.stream {
+        let (limits, pool) = (self.limits, self.pool.clone());
+        let (read, write) = self.into_halves();
+        let mut reader = FrameReader::new(read, pool);
+        reader.set_limits(limits);
+        (reader, FrameWriter::new(write))
+    }
+
+    /// The two halves without frames: bytes as they are, to measure what frames cost.
+    #[must_use]
+    pub fn into_halves(self) -> (ReadHalf, WriteHalf) {
+        match self.stream {
             Stream::Plain(stream) => {
                 let (read, write) = stream.into_split();
                 (ReadHalf::Plain(read), WriteHalf::Plain(write))
@@ -105,10 +115,7 @@ impl Link {
                 let (read, write) = tokio::io::split(*stream);
                 (ReadHalf::Tls(read), WriteHalf::Tls(write))
             }
-        };
-        let mut reader = FrameReader::new(read, self.pool);
-        reader.set_limits(self.limits);
-        (reader, FrameWriter::new(write))
+        }
     }
 }
 
