@@ -4,8 +4,9 @@ use super::dataset::{Joined, open};
 use super::expression::{Checked, Output, Script, check::check, nearest};
 use super::look::look_at;
 use super::output::{self, OutputFile, describe};
+use super::published::Published;
 use super::stages::{Planned, TileSizes, stages};
-use super::summary::bytes;
+use super::summary::{bytes, utc};
 use super::{ArrayError, NOT_UTF8};
 use crate::graph::{Builder, Graph, MAX_TASKS, Op, Resources};
 use crate::kernels::look::Look;
@@ -30,6 +31,8 @@ pub struct ComputeRequest {
     pub statements: Vec<String>,
     /// Files, in the order in which they follow each other.
     pub inputs: Vec<PathBuf>,
+    /// What the statements are about instead of files.
+    pub dataset: Option<Published>,
     pub out: PathBuf,
     /// Statements to be written though later ones use them.
     pub keep: Vec<String>,
@@ -88,15 +91,22 @@ pub struct OutputSummary {
 /// Whatever is wrong with statements, inputs or output, before any work is done.
 pub fn plan(request: &ComputeRequest) -> Result<Plan, ArrayError> {
     let target = target(request)?;
-    let script = Script::parse(&request.statements)?;
-    if script.statements.is_empty() {
+    let Published { joined, statements, .. } = match &request.dataset {
+        Some(published) => published.clone(),
+        None => Published::of(open(&request.inputs)?),
+    };
+    let own = Script::parse(&request.statements)?;
+    let script = Script::parse(&[&statements[..], &request.statements].concat())?;
+    if own.statements.is_empty() && request.keep.is_empty() {
         return Err(ArrayError::Usage(
             "nothing to compute: give statements such as 's = mean(t, time)'".into(),
         ));
     }
-    let joined = open(&request.inputs)?;
+    if joined.files.iter().any(|file| same_file(Path::new(&file.path), &target)) {
+        return Err(ArrayError::Output(format!("{} is one of the inputs", request.out.display())));
+    }
     let checked = check(&script, &joined.names())?;
-    let outputs = wanted(&checked, &request.keep)?;
+    let outputs = wanted(&checked, &request.keep, script.statements.len() - own.statements.len())?;
     let nodes: Vec<_> = outputs.iter().map(|o| o.node).collect();
     let sizes = tile_sizes(&joined, &request.chunks)?;
     for output in &outputs {
@@ -198,9 +208,6 @@ fn target(request: &ComputeRequest) -> Result<PathBuf, ArrayError> {
         Ok(_) if !request.overwrite => {
             Err(ArrayError::Output(format!("{shown} exists: pass --overwrite to replace it")))
         }
-        Ok(_) if request.inputs.iter().any(|input| same_file(input, &target)) => {
-            Err(ArrayError::Output(format!("{shown} is one of the inputs")))
-        }
         _ => Ok(target),
     }
 }
@@ -221,8 +228,8 @@ fn temporary(target: &Path) -> Result<PathBuf, ArrayError> {
     Ok(target.with_file_name(format!(".{short}.jobq-{:016x}.tmp", u64::from_le_bytes(id))))
 }
 
-/// The statements that go into the file: those that no later one uses, and those to keep.
-fn wanted<'a>(checked: &'a Checked, keep: &[String]) -> Result<Vec<&'a Output>, ArrayError> {
+/// The statements that go into the file: those from `own` on that no later one uses, and those to keep.
+fn wanted<'a>(checked: &'a Checked, keep: &[String], own: usize) -> Result<Vec<&'a Output>, ArrayError> {
     for name in keep {
         if !checked.outputs.iter().any(|o| o.name == *name) {
             let near = nearest(name, checked.outputs.iter().map(|o| o.name.as_str()));
@@ -230,7 +237,9 @@ fn wanted<'a>(checked: &'a Checked, keep: &[String]) -> Result<Vec<&'a Output>, 
             return Err(ArrayError::Usage(format!("--keep {name}: no statement of that name{near}")));
         }
     }
-    Ok(checked.outputs.iter().filter(|o| !o.used || keep.contains(&o.name)).collect())
+    let outputs = checked.outputs.iter().enumerate();
+    let wanted = outputs.filter(|(number, o)| (*number >= own && !o.used) || keep.contains(&o.name));
+    Ok(wanted.map(|(_, output)| output).collect())
 }
 
 fn tile_sizes(joined: &Joined, chunks: &[(String, u64)]) -> Result<TileSizes, ArrayError> {
@@ -265,20 +274,6 @@ fn history(script: &Script, joined: &Joined, stamp: bool) -> String {
         [] => String::new(),
     };
     format!("{}: {done} from {files}", utc(seconds))
-}
-
-/// Seconds since 1970 as `2026-11-20T09:30:00Z` (Gregorian; days counted from 1 March 0000, in cycles of 400 years).
-fn utc(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (cycle, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let from_march = (5 * day + 2) / 153;
-    let date = day - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = cycle * 400 + year + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 fn summary(

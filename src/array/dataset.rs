@@ -8,9 +8,10 @@ use crate::format::decode::read_all;
 use crate::format::{Attribute, DType, Dataset, Dimension, Filter, Skipped, Storage, Variable};
 use crate::kernels::program::Decode;
 use crate::kernels::source::{FileStamp, OpenFile, Source};
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Threads that open files: more than cores, for most of the time goes into waiting for the file server.
 const OPENING_THREADS: usize = 8;
@@ -20,7 +21,7 @@ const MEANING: [&str; 7] =
     ["units", "_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "calendar"];
 
 /// One or more files as one dataset.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Joined {
     pub files: Vec<FileStamp>,
     pub dims: Vec<Dimension>,
@@ -36,14 +37,15 @@ pub struct Joined {
 }
 
 /// A variable over all files.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct JoinedVariable {
     pub name: String,
     pub dtype: DType,
     /// Indexes into [`Joined::dims`].
     pub dims: Vec<usize>,
     pub attributes: Vec<Attribute>,
-    /// How its numbers are read, and their type; none for text.
+    /// How its numbers are read, and their type; none for text. Follows from type and attributes.
+    #[serde(skip)]
     pub decoded: Option<(Decode, Numeric)>,
     /// Cells of a chunk in the first file; none if it isn't chunked.
     pub chunk: Option<Vec<u64>>,
@@ -58,6 +60,11 @@ pub struct JoinedVariable {
 /// # Errors
 /// A file that can't be read, or that doesn't fit the others: both are named.
 pub fn open(paths: &[PathBuf]) -> Result<Joined, ArrayError> {
+    Ok(open_with_metadata(paths)?.0)
+}
+
+/// The same, with what each file says of itself.
+pub(super) fn open_with_metadata(paths: &[PathBuf]) -> Result<(Joined, Vec<Arc<Dataset>>), ArrayError> {
     let files = in_parallel(paths.len(), |k| opened(&paths[k]))?;
     let Some(((stamp, first), others)) = files.split_first() else {
         return Err(ArrayError::Usage("no input files".to_owned()));
@@ -86,7 +93,7 @@ pub fn open(paths: &[PathBuf]) -> Result<Joined, ArrayError> {
     let variables = dataset.variables.iter().map(|v| joined_variable(v, join, &files)).collect();
     let attributes: Vec<&[Attribute]> =
         files.iter().map(|(_, file)| file.dataset.attributes.as_slice()).collect();
-    Ok(Joined {
+    let joined = Joined {
         attributes: agreed(&attributes),
         skipped: dataset.skipped.clone(),
         files: files.iter().map(|(stamp, _)| stamp.clone()).collect(),
@@ -94,10 +101,30 @@ pub fn open(paths: &[PathBuf]) -> Result<Joined, ArrayError> {
         join,
         starts,
         variables,
-    })
+    };
+    Ok((joined, files.into_iter().map(|(_, file)| file.dataset).collect()))
 }
 
 impl Joined {
+    /// Whether every index in it is one of something: it may come from a file.
+    pub(super) fn is_sound(&self) -> bool {
+        let (dims, files) = (self.dims.len(), self.files.len());
+        let variable_ok = |v: &JoinedVariable| {
+            let chunk_ok = v.chunk.as_ref().is_none_or(|c| c.len() == v.dims.len() && !c.contains(&0));
+            v.dims.iter().all(|d| *d < dims) && chunk_ok
+        };
+        let joined_ok = match self.join {
+            Some(join) => {
+                let len = self.dims.get(join).map_or(0, |d| d.len);
+                let starts = &self.starts;
+                let ascending = starts.windows(2).all(|w| w[0] <= w[1]);
+                join < dims && starts.len() == files && ascending && starts.last() <= Some(&len)
+            }
+            None => self.starts.is_empty() && files == 1,
+        };
+        joined_ok && self.variables.iter().all(variable_ok)
+    }
+
     pub fn variable(&self, name: &str) -> Option<&JoinedVariable> {
         self.variables.iter().find(|v| v.name == name)
     }
@@ -161,7 +188,7 @@ fn opened(path: &Path) -> Result<Opened, ArrayError> {
 }
 
 /// Calls `work` for 0..count on several threads; the results in order, or the first error in order.
-fn in_parallel<T: Send>(
+pub(super) fn in_parallel<T: Send>(
     count: usize,
     work: impl Fn(usize) -> Result<T, ArrayError> + Sync,
 ) -> Result<Vec<T>, ArrayError> {

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`inputs`] | globs -> paths |
 //! | [`dataset`] | files -> one dataset of long variables, metadata only |
+//! | [`published`] | a dataset as a chunk table, with statements of its own |
 //! | [`summary`] | what `open` shows of it |
 //! | [`expression`] | `name = expr` -> checked nodes, errors with a caret |
 //! | [`attributes`] | which attributes results have |
@@ -22,6 +23,7 @@ pub mod inputs;
 mod look;
 pub mod output;
 pub mod program;
+pub mod published;
 pub mod stages;
 pub mod summary;
 mod variable;
@@ -29,6 +31,7 @@ mod variable;
 pub use compute::{ComputeRequest, Plan, begin, discard, plan};
 pub use dataset::{Joined, open};
 pub use look::look_graph;
+pub use published::{Held, Published};
 
 use expression::ExpressionError;
 

@@ -173,7 +173,7 @@ fn variable(joined: &Joined, variable: &JoinedVariable) -> VariableSummary {
     }
 }
 
-fn attributes(attributes: &[Attribute]) -> Vec<AttributeSummary> {
+pub(super) fn attributes(attributes: &[Attribute]) -> Vec<AttributeSummary> {
     let shown = attributes.iter().filter(|a| !super::attributes::is_internal(&a.name));
     shown.map(|a| AttributeSummary { name: a.name.clone(), value: json(&a.value) }).collect()
 }
@@ -226,4 +226,18 @@ pub(super) fn bytes(n: u64) -> String {
         unit += 1;
     }
     format!("{size:.1} {}", UNITS[unit])
+}
+
+/// Seconds since 1970 as `2026-11-20T09:30:00Z` (Gregorian; days counted from 1 March 0000, in cycles of 400 years).
+pub fn utc(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (cycle, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * day + 2) / 153;
+    let date = day - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = cycle * 400 + year + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}Z")
 }

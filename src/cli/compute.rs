@@ -10,7 +10,7 @@ use super::Context;
 use super::connect::{block_on, client};
 use super::exit::{CliError, Exit};
 use super::idle::tell_if_idle;
-use super::inputs::{array_error, check_writable, files};
+use super::inputs::{Inputs, array_error, check_writable};
 use super::stops::Stops;
 use crate::array::compute::PlanSummary;
 use crate::array::{self, ComputeRequest, Plan};
@@ -38,8 +38,8 @@ pub struct Args {
     /// What to compute: NAME = EXPR, each may use the ones before it
     #[arg(required = true, value_name = "NAME = EXPR")]
     pub statements: Vec<String>,
-    /// Files, or patterns of their names; several are joined
-    #[arg(long = "in", required = true, num_args = 1.., value_name = "FILE")]
+    /// Files, or patterns of their names; several are joined. Or dataset:NAME
+    #[arg(long = "in", required = true, num_args = 1.., value_name = "FILE|dataset:NAME")]
     pub inputs: Vec<String>,
     /// The file to write
     #[arg(long = "out", value_name = "OUT.nc")]
@@ -78,46 +78,59 @@ struct Report<'a> {
 }
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
-    let inputs = files(&args.inputs)?;
+    let inputs = Inputs::find(&args.inputs, context)?;
+    let names = inputs.files();
+    let (files, dataset) = match inputs {
+        Inputs::Files(files) => (files, None),
+        Inputs::Dataset(dataset) => (Vec::new(), Some(dataset.1)),
+    };
     let request = ComputeRequest {
         statements: args.statements,
-        inputs,
+        inputs: files,
+        dataset,
         out: args.output,
         keep: args.keep,
         chunks: args.chunks,
         overwrite: args.overwrite,
         stamp: args.stamp,
     };
-    let plan = array::plan(&request).map_err(|error| array_error(error, &request.inputs))?;
+    let plan = array::plan(&request).map_err(|error| array_error(error, &names))?;
     check_writable(plan.summary.out.parent().unwrap_or(Path::new("/")))?;
     if args.dry_run {
         dry_run(&plan, context)?;
         return Ok(Exit::Ok);
     }
+    let host = args
+        .local
+        .then(|| args.threads.map_or_else(Host::here, |threads| Host::with_threads(threads as usize)));
+    let started = Instant::now();
+    let graph = execute(&plan, host.as_ref(), context)?;
+    tell(&plan, graph, started.elapsed(), context)?;
+    Ok(Exit::Ok)
+}
+
+/// Does what the plan says, on the threads of this host or on the cluster; the graph there. What fails leaves
+/// nothing behind.
+pub(super) fn execute(
+    plan: &Plan,
+    host: Option<&Host>,
+    context: &Context,
+) -> Result<Option<GraphId>, CliError> {
     if !plan.summary.left_out.is_empty() {
         context.out.warning(format!("coordinates that don't go along: {}", plan.summary.left_out.join(", ")));
     }
-    let started = Instant::now();
     let bar = context.out.progress(plan.summary.tasks, "computing");
-    let outcome = if args.local {
-        let host = args.threads.map_or_else(Host::here, |threads| Host::with_threads(threads as usize));
-        locally(&plan, &host, &bar, context).map(|()| None)
-    } else {
-        block_on(on_cluster(&plan, &bar, context)).map(Some)
+    let outcome = match host {
+        Some(host) => locally(plan, host, &bar, context).map(|()| None),
+        None => block_on(on_cluster(plan, &bar, context)).map(Some),
     };
     bar.finish_and_clear();
-    match outcome {
-        Ok(graph) => {
-            tell(&plan, graph, started.elapsed(), context)?;
-            Ok(Exit::Ok)
-        }
-        Err(error) => {
-            if let Err(left) = array::discard(&plan) {
-                context.out.warning(format!("{}: can't be removed: {left}", plan.temporary.display()));
-            }
-            Err(error)
-        }
+    if outcome.is_err()
+        && let Err(left) = array::discard(plan)
+    {
+        context.out.warning(format!("{}: can't be removed: {left}", plan.temporary.display()));
     }
+    outcome
 }
 
 fn dry_run(plan: &Plan, context: &Context) -> Result<(), CliError> {
@@ -307,7 +320,7 @@ fn failure(counts: &Counts, failures: &[Failure], graph: GraphId) -> Option<CliE
     Some(CliError::new(Exit::TaskFailed, lines.join("\n  ")))
 }
 
-fn chunk(text: &str) -> Result<(String, u64), String> {
+pub(super) fn chunk(text: &str) -> Result<(String, u64), String> {
     let bad = || format!("`{text}` is not DIMENSION=LENGTH");
     let (name, length) = text.split_once('=').ok_or_else(bad)?;
     let length: u64 = length.trim().parse().map_err(|_| bad())?;

@@ -1,13 +1,97 @@
-//! Input files of the array verbs, and the exit codes of what is wrong with arrays.
+//! Inputs of the array verbs: files and published datasets; and the exit codes of what is wrong with them.
 
+use super::Context;
+use super::connect::state_dir;
 use super::exit::{CliError, Exit};
-use crate::array::{ArrayError, inputs};
+use crate::array::{self, ArrayError, Published, inputs};
+use crate::datasets::{DatasetError, Registry, Stored};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 use std::path::{Path, PathBuf};
 
+/// Before the name of a dataset, or the path of the folder of somebody else's.
+const DATASET: &str = "dataset:";
+
+/// What the words after `--in` name.
+pub enum Inputs {
+    /// Files, and stores of datasets that are persisted to disk.
+    Files(Vec<PathBuf>),
+    /// A dataset that is kept as where its chunks are, or by workers.
+    Dataset(Box<(Stored, Published)>),
+}
+
+impl Inputs {
+    /// Finds what the words name; patterns are expanded.
+    pub fn find(words: &[String], context: &Context) -> Result<Inputs, CliError> {
+        let mut plain = Vec::new();
+        for word in words {
+            let Some(name) = word.strip_prefix(DATASET) else {
+                plain.push(word.clone());
+                continue;
+            };
+            let stored = dataset(name, context)?;
+            match stored.data() {
+                Some(data) => plain.push(data.display().to_string()),
+                None if words.len() == 1 => {
+                    let published = stored.published()?;
+                    return Ok(Inputs::Dataset(Box::new((stored, published))));
+                }
+                None => {
+                    let kind = stored.recipe.persist.as_str();
+                    let message = format!("{word} is kept {kind}: it can't be joined with other inputs");
+                    return Err(CliError::usage(message).hint("publish what is joined as one dataset"));
+                }
+            }
+        }
+        Ok(Inputs::Files(files(&plain)?))
+    }
+
+    /// The files by name, for what is said of errors.
+    pub fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Inputs::Files(files) => files.clone(),
+            Inputs::Dataset(dataset) => {
+                dataset.1.joined.files.iter().map(|stamp| PathBuf::from(&stamp.path)).collect()
+            }
+        }
+    }
+
+    /// Opened: from metadata alone.
+    pub fn open(&self) -> Result<Published, CliError> {
+        match self {
+            Inputs::Files(files) => {
+                let joined = array::open(files).map_err(|error| array_error(error, files))?;
+                Ok(Published::of(joined))
+            }
+            Inputs::Dataset(dataset) => Ok(dataset.1.clone()),
+        }
+    }
+}
+
+/// The published dataset of that name, or in the folder of that path.
+pub fn dataset(name: &str, context: &Context) -> Result<Stored, CliError> {
+    if name.contains('/') {
+        return Ok(Stored::open(Path::new(name))?);
+    }
+    Ok(Registry::of(&state_dir(context)?).open(name)?)
+}
+
+impl From<DatasetError> for CliError {
+    fn from(error: DatasetError) -> CliError {
+        let exit = match &error {
+            DatasetError::BadName(_) => Exit::Usage,
+            DatasetError::Array(ArrayError::Expression(_) | ArrayError::Usage(_)) => Exit::Usage,
+            DatasetError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                Exit::Permission
+            }
+            _ => Exit::Config,
+        };
+        CliError::new(exit, error.to_string())
+    }
+}
+
 /// The files that the words of a command line name, patterns expanded.
-pub fn files(words: &[String]) -> Result<Vec<PathBuf>, CliError> {
+fn files(words: &[String]) -> Result<Vec<PathBuf>, CliError> {
     let named: Vec<&Path> = words.iter().map(Path::new).collect();
     inputs::expand(words).map_err(|error| array_error(error, &named))
 }

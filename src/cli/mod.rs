@@ -36,11 +36,15 @@ mod version;
 pub mod wait;
 
 pub mod compute;
+pub mod datasets;
 pub mod example_data;
+pub mod fetch;
 pub mod map;
 pub mod open;
+pub mod publish;
 pub mod script;
 pub mod submit;
+pub mod unpublish;
 pub mod up;
 
 pub use context::Context;
@@ -83,6 +87,14 @@ verbs! {
     "open" => Open(open),
     /// Compute expressions over the variables of files
     "compute" => Compute(compute),
+    /// Keep a dataset under a name, for longer than the cluster lives
+    "publish" => Publish(publish),
+    /// List published datasets, or show what is in one
+    "datasets" => Datasets(datasets),
+    /// Remove a published dataset; its source files stay
+    "unpublish" => Unpublish(unpublish),
+    /// Write a published dataset to a file
+    "fetch" => Fetch(fetch),
     /// Write sample wind files
     "example-data" => ExampleData(example_data),
     /// Show every setting in force, and where it came from

@@ -2,21 +2,18 @@
 
 use super::Context;
 use super::exit::{CliError, Exit};
-use super::inputs::{array_error, files};
-use crate::array;
-use crate::array::summary::Summary;
+use super::inputs::{Inputs, array_error};
 
 #[derive(clap::Args, Clone, Debug, PartialEq)]
 pub struct Args {
-    /// Files, or patterns of their names; several are joined
-    #[arg(required = true, value_name = "FILE")]
+    /// Files, or patterns of their names; several are joined. Or dataset:NAME
+    #[arg(required = true, value_name = "FILE|dataset:NAME")]
     pub inputs: Vec<String>,
 }
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
-    let files = files(&args.inputs)?;
-    let joined = array::open(&files).map_err(|error| array_error(error, &files))?;
-    let summary = Summary::of(&joined);
+    let inputs = Inputs::find(&args.inputs, context)?;
+    let summary = inputs.open()?.summary().map_err(|error| array_error(error, &inputs.files()))?;
     if context.out.is_json() {
         context.out.json_with_schema(&summary)?;
     } else {

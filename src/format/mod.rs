@@ -7,6 +7,7 @@
 //! | [`hdf5`] | a netCDF-4 (HDF5) file's metadata and chunk tables, no data: [`hdf5::open`] |
 //! | [`decode`] | chunks and hyperslabs of a variable as plain little-endian bytes |
 //! | [`netcdf4`] | the writer: a pure layout of the file's bytes, and thin IO for parallel writers |
+//! | [`table`] | the metadata and chunk tables of many files in one file of our own |
 //! | [`grid`] | arithmetic of chunk grids and boxes |
 //! | [`example`] | sample wind files |
 
@@ -18,6 +19,7 @@ pub mod hdf5;
 mod lookup3;
 pub mod netcdf4;
 pub mod read_at;
+pub mod table;
 
 use serde::{Deserialize, Serialize};
 use std::io;

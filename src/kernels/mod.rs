@@ -2,6 +2,7 @@
 
 pub mod accumulate;
 mod block;
+pub mod directory;
 pub mod look;
 pub mod math;
 pub mod output;

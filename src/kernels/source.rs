@@ -6,6 +6,7 @@ use super::program::Decode;
 use crate::format::decode::{Scratch, read_slab};
 use crate::format::grid::{Place, copy_box};
 use crate::format::read_at::LocalFile;
+use crate::format::table::TablePart;
 use crate::format::{Dataset, FormatError, ReadAt, Storage, hdf5};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -27,6 +28,8 @@ pub struct FileStamp {
     pub size: u64,
     /// Nanoseconds since 1970.
     pub modified_ns: i64,
+    /// Where a published dataset keeps what its metadata say: then the file's own are not read.
+    pub table: Option<TablePart>,
 }
 
 /// A variable of joined files, as a tile reads it.
@@ -90,7 +93,12 @@ impl FileStamp {
         let metadata = std::fs::metadata(path)?;
         let modified_ns =
             metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
-        Ok(FileStamp { path: path.display().to_string(), size: metadata.len(), modified_ns })
+        Ok(FileStamp { path: path.display().to_string(), size: metadata.len(), modified_ns, table: None })
+    }
+
+    /// Whether the file has the size and time that `other` has.
+    pub fn is_same_state(&self, other: &FileStamp) -> bool {
+        (self.size, self.modified_ns) == (other.size, other.modified_ns)
     }
 
     /// Opens the file, its metadata from this process's cache if they are there.
@@ -115,8 +123,9 @@ impl FileStamp {
             )),
             _ => KernelError::new(format!("{}: {error} (on {})", self.path, host())),
         })?;
-        if now != *self {
-            return Err(KernelError::new(format!("changed since the plan was made: {}", self.path)));
+        if !self.is_same_state(&now) {
+            let since = if self.table.is_some() { "it was published" } else { "the plan was made" };
+            return Err(KernelError::new(format!("changed since {since}: {}", self.path)));
         }
         Ok(())
     }
@@ -223,13 +232,23 @@ impl Cache {
             Some(dataset) => dataset,
             None => {
                 // Two threads may read the same metadata at once; the second to finish finds them kept.
-                let dataset = Arc::new(hdf5::open(&*file)?);
+                let dataset = Arc::new(metadata(stamp, &file)?);
                 keep(&self.datasets, stamp, &dataset, weight, CACHED_CHUNKS);
                 dataset
             }
         };
         Ok(OpenFile { file, dataset })
     }
+}
+
+/// What the file says of itself: by the table that was published of it, if there still is one.
+fn metadata(stamp: &FileStamp, file: &LocalFile) -> Result<Dataset, FormatError> {
+    match stamp.table.as_ref().map(TablePart::read) {
+        Some(Err(FormatError::Io { source, .. })) if source.kind() == io::ErrorKind::NotFound => {}
+        Some(read) => return read,
+        None => {}
+    }
+    hdf5::open(file)
 }
 
 /// What the cache has, which becomes its newest entry.

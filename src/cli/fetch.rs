@@ -1,0 +1,51 @@
+//! `fetch NAME -o OUT`: a published dataset as a file of one's own.
+
+use super::Context;
+use super::compute::execute;
+use super::exit::{CliError, Exit};
+use super::inputs::{array_error, check_writable, dataset};
+use crate::array::{self, ComputeRequest};
+use crate::local::Host;
+use std::path::{Path, PathBuf};
+
+#[derive(clap::Args, Clone, Debug, PartialEq)]
+pub struct Args {
+    /// Its name, or the path of a shared one
+    #[arg(value_name = "DATASET")]
+    pub dataset: String,
+    /// The file to write
+    #[arg(short = 'o', long = "out", value_name = "OUT")]
+    pub output: PathBuf,
+    /// Replace OUT if it is there
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Compute on this host's threads, without a cluster
+    #[arg(long)]
+    pub local: bool,
+}
+
+pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
+    let stored = dataset(&args.dataset, context)?;
+    let published = stored.published()?;
+    let names: Vec<PathBuf> = published.joined.files.iter().map(|stamp| PathBuf::from(&stamp.path)).collect();
+    let told = |error| array_error(error, &names);
+    let (statements, keep) = published.everything().map_err(told)?;
+    let request = ComputeRequest {
+        statements,
+        keep,
+        dataset: Some(published),
+        out: args.output,
+        overwrite: args.overwrite,
+        ..ComputeRequest::default()
+    };
+    let plan = array::plan(&request).map_err(told)?;
+    check_writable(plan.summary.out.parent().unwrap_or(Path::new("/")))?;
+    let host = args.local.then(Host::here);
+    execute(&plan, host.as_ref(), context)?;
+    if context.out.is_json() {
+        context.out.json_with_schema(&plan.summary)?;
+    } else {
+        context.out.note(format!("wrote {}", plan.summary.out.display()));
+    }
+    Ok(Exit::Ok)
+}

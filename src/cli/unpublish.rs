@@ -1,0 +1,19 @@
+//! `unpublish NAME`: removes a published dataset, and nothing that it was made from.
+
+use super::Context;
+use super::connect::state_dir;
+use super::exit::{CliError, Exit};
+use crate::datasets::Registry;
+
+#[derive(clap::Args, Clone, Debug, PartialEq)]
+pub struct Args {
+    /// Its name
+    #[arg(value_name = "DATASET")]
+    pub dataset: String,
+}
+
+pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
+    Registry::of(&state_dir(context)?).remove(&args.dataset)?;
+    context.out.note(format!("dataset:{} is no more", args.dataset));
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,56 @@
+//! Giving a finished directory its name.
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use std::io;
+use std::path::Path;
+
+/// Renames the directory `from` to `to`, which both are in one file system. What has that name already is
+/// refused (`AlreadyExists`), or with `overwrite` changes places with `from` in one step and is removed.
+///
+/// # Errors
+/// As the system has them.
+pub fn place(from: &Path, to: &Path, overwrite: bool) -> io::Result<()> {
+    match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
+        Ok(()) => return Ok(()),
+        Err(Errno::EEXIST) if overwrite => {}
+        Err(Errno::EEXIST) => return Err(io::ErrorKind::AlreadyExists.into()),
+        // A file system that can't do it in one step: a rename replaces nothing but an empty directory.
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => return place_by_steps(from, to, overwrite),
+        Err(error) => return Err(error.into()),
+    }
+    match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_EXCHANGE) {
+        Ok(()) => remove(from),
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => place_by_steps(from, to, overwrite),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn place_by_steps(from: &Path, to: &Path, overwrite: bool) -> io::Result<()> {
+    if std::fs::symlink_metadata(to).is_err() {
+        return std::fs::rename(from, to);
+    }
+    if !overwrite {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    let mut aside = from.as_os_str().to_owned();
+    aside.push(".old");
+    let aside = Path::new(&aside);
+    std::fs::rename(to, aside)?;
+    if let Err(error) = std::fs::rename(from, to) {
+        // What was there before is better than nothing.
+        let _ = std::fs::rename(aside, to);
+        return Err(error);
+    }
+    remove(aside)
+}
+
+/// A directory with all that is in it, a file or a link.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if there.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,214 @@
+//! Published datasets through the program: what is published outlives everything, is the same bytes again, and is
+//! never seen half.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use jobq::format::example::{WindSizes, example_winds};
+use nix::unistd::geteuid;
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::PathBuf;
+use support::sandbox::{Ran, Sandbox};
+
+const STUDY: &str = "speed = wind_speed(x_wind, y_wind)";
+const MEAN: &str = "m = mean(x_wind, time); v = var(y_wind, time, ddof=1)";
+
+/// Three small files in a fresh world.
+fn world() -> Sandbox {
+    let sandbox = Sandbox::new();
+    let sizes = WindSizes {
+        times: 10,
+        heights: 2,
+        latitudes: 13,
+        longitudes: 17,
+        chunk: [4, 1, 5, 6],
+        ..WindSizes::default()
+    };
+    example_winds(&sandbox.work(), 3, &sizes).unwrap();
+    sandbox
+}
+
+fn datasets(sandbox: &Sandbox) -> PathBuf {
+    sandbox.cluster("default").join("datasets")
+}
+
+fn names(folder: &PathBuf) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The bytes that a local computation gives.
+#[track_caller]
+fn computed(sandbox: &Sandbox, statements: &str, input: &str) -> Vec<u8> {
+    sandbox.ok(["compute", statements, "--in", input, "--out", "o.nc", "--local", "--overwrite"]);
+    fs::read(sandbox.file("o.nc")).unwrap()
+}
+
+#[test]
+fn a_lazy_dataset_is_listed_described_and_computed_with() {
+    let sandbox = world();
+    let told = sandbox.run(["publish", "wind", "--in", "wind_*.nc"]).exits(0);
+    told.says("published dataset:wind (lazy) in ");
+    let list = sandbox.json(["datasets"]);
+    assert_eq!((&list["datasets"][0]["name"], &list["datasets"][0]["inputs"]), (&"wind".into(), &3.into()));
+    let shown = sandbox.json(["datasets", "wind"]);
+    assert_eq!(shown["contents"], {
+        let mut opened = sandbox.json(["open", "wind_000.nc", "wind_001.nc", "wind_002.nc"]);
+        opened["schema"] = 1.into();
+        opened
+    });
+    assert_eq!(sandbox.json(["open", "dataset:wind"]), shown["contents"]);
+    assert_eq!(computed(&sandbox, MEAN, "dataset:wind"), computed(&sandbox, MEAN, "wind_*.nc"));
+    let readme = fs::read_to_string(datasets(&sandbox).join("wind/README.md")).unwrap();
+    for word in ["# wind", "x_wind(time=30", "wind_001.nc", "jq open dataset:wind", "units = \"m s-1\""] {
+        assert!(readme.contains(word), "{word}: {readme}");
+    }
+    assert_eq!(names(&datasets(&sandbox).join("wind")), ["README.md", "chunks.table", "dataset.toml"]);
+    let table = fs::metadata(datasets(&sandbox).join("wind/chunks.table")).unwrap().len();
+    assert!(table < 3 * 65536, "{table}");
+    sandbox.run(["unpublish", "wind"]).exits(0).says("is no more");
+    assert_eq!(names(&datasets(&sandbox)), [""; 0]);
+    sandbox.run(["unpublish", "wind"]).exits(78).says("no dataset 'wind'");
+}
+
+#[test]
+fn opening_reads_no_source_file() {
+    let sandbox = world();
+    sandbox.ok(["publish", "wind", STUDY, "--in", "wind_*.nc"]);
+    let before = sandbox.json(["open", "dataset:wind"]);
+    for file in ["wind_000.nc", "wind_001.nc", "wind_002.nc"] {
+        fs::remove_file(sandbox.file(file)).unwrap();
+    }
+    assert_eq!(sandbox.json(["open", "dataset:wind"]), before);
+    let shown = sandbox.json(["datasets", "wind"]);
+    assert_eq!(shown["changed"].as_array().unwrap().len(), 3);
+    let words = ["compute", MEAN, "--in", "dataset:wind", "--out", "o.nc", "--local"];
+    sandbox.run(words).exits(78).says("wind_000.nc");
+}
+
+#[test]
+fn statements_of_a_dataset_are_names_for_those_of_others() {
+    let sandbox = world();
+    sandbox.ok(["publish", "wind", STUDY, "--in", "wind_*.nc"]);
+    let opened = sandbox.json(["open", "dataset:wind"]);
+    let names: Vec<&str> =
+        opened["variables"].as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"speed"), "{names:?}");
+    let whole = format!("{STUDY}; m = mean(speed, time)");
+    assert_eq!(
+        computed(&sandbox, "m = mean(speed, time)", "dataset:wind"),
+        computed(&sandbox, &whole, "wind_*.nc")
+    );
+    // A dataset of a dataset.
+    sandbox.ok(["publish", "calm", "calm = speed < 3", "--in", "dataset:wind"]);
+    let whole = format!("{STUDY}; calm = speed < 3; n = sum(calm)");
+    assert_eq!(computed(&sandbox, "n = sum(calm)", "dataset:calm"), computed(&sandbox, &whole, "wind_*.nc"));
+    // What the statements end in is what is fetched.
+    sandbox.ok(["fetch", "wind", "-o", "f.nc", "--local"]);
+    assert_eq!(fs::read(sandbox.file("f.nc")).unwrap(), computed(&sandbox, STUDY, "wind_*.nc"));
+    sandbox
+        .run(["publish", "bad", "s = wind_sped(x_wind, y_wind)", "--in", "wind_*.nc"])
+        .exits(2)
+        .says("wind_speed");
+    assert!(!datasets(&sandbox).join("bad").exists());
+}
+
+#[test]
+fn bad_names_and_taken_ones_are_refused() {
+    let sandbox = world();
+    for name in ["a/b", "..", ".x", "a b", "é", &"x".repeat(65)] {
+        sandbox.run(["publish", name, "--in", "wind_000.nc"]).exits(2).says("can't name a dataset");
+    }
+    sandbox.ok(["publish", "wind", "--in", "wind_000.nc"]);
+    sandbox.run(["publish", "wind", "--in", "wind_*.nc"]).exits(78).says("pass --overwrite");
+    assert_eq!(sandbox.json(["datasets", "wind"])["inputs"], 1);
+    sandbox.ok(["publish", "wind", "--in", "wind_*.nc", "--overwrite"]);
+    assert_eq!(sandbox.json(["datasets", "wind"])["inputs"], 3);
+    assert_eq!(names(&datasets(&sandbox)), ["wind"]);
+    sandbox.run(["open", "dataset:wnd"]).exits(78).says("no dataset 'wnd'");
+    sandbox.run(["open", "dataset:wind", "wind_000.nc"]).exits(2).says("can't be joined");
+}
+
+#[test]
+fn a_source_file_that_changed_is_named() {
+    let sandbox = world();
+    sandbox.ok(["publish", "wind", "--in", "wind_*.nc"]);
+    let file = fs::OpenOptions::new().write(true).open(sandbox.file("wind_001.nc")).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    let words = ["compute", MEAN, "--in", "dataset:wind", "--out", "o.nc", "--local"];
+    let told = sandbox.run(words);
+    assert_ne!(told.code, 0);
+    let told = told.says("changed since it was published");
+    assert!(told.stderr.contains("wind_001.nc") && !sandbox.file("o.nc").exists(), "{}", told.stderr);
+    sandbox.run(["datasets", "wind"]).exits(0).says("changed since it was published");
+}
+
+#[test]
+fn a_damaged_dataset_is_told_and_harms_no_other() {
+    let sandbox = world();
+    sandbox.ok(["publish", "wind", "--in", "wind_*.nc"]);
+    sandbox.ok(["publish", "well", "--in", "wind_*.nc"]);
+    let table = datasets(&sandbox).join("wind/chunks.table");
+    let whole = fs::read(&table).unwrap();
+    let refused = |what: &str| -> Ran {
+        let told = sandbox.run(["compute", MEAN, "--in", "dataset:wind", "--out", "o.nc", "--local"]);
+        assert!(told.code == 78 || told.code == 1, "{what}: {} {}", told.code, told.stderr);
+        assert!(told.stderr.contains("chunks.table") && !told.stderr.contains("panicked"), "{}", told.stderr);
+        told
+    };
+    for at in [0, 9, 13, 30, 200, whole.len() / 2, whole.len() - 5] {
+        let file = fs::OpenOptions::new().write(true).open(&table).unwrap();
+        file.write_all_at(&[whole[at] ^ 0x11], at as u64).unwrap();
+        refused(&format!("byte {at}"));
+        fs::write(&table, &whole).unwrap();
+    }
+    for len in [0, 10, 100, whole.len() / 2] {
+        fs::write(&table, &whole[..len]).unwrap();
+        refused(&format!("{len} bytes"));
+    }
+    fs::write(datasets(&sandbox).join("wind/dataset.toml"), "version = 2\n").unwrap();
+    let list = sandbox.json(["datasets"]);
+    let rows = list["datasets"].as_array().unwrap();
+    assert_eq!((&rows[0]["persist"], &rows[1]["persist"]), (&"lazy".into(), &"broken".into()));
+    assert!(rows[1]["note"].as_str().unwrap().contains("version 2"), "{}", rows[1]);
+    assert!(!computed(&sandbox, MEAN, "dataset:well").is_empty());
+    sandbox.ok(["unpublish", "wind"]);
+}
+
+#[test]
+fn a_shared_dataset_is_found_by_its_path_and_unreadable_sources_are_warned_of() {
+    let sandbox = world();
+    let place = sandbox.file("group");
+    fs::create_dir(&place).unwrap();
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o750)).unwrap();
+    fs::set_permissions(sandbox.file("wind_001.nc"), fs::Permissions::from_mode(0o600)).unwrap();
+    let words = ["publish", "wind", "--in", "wind_*.nc", "--share", "group"];
+    sandbox.run(words).exits(0).says("wind_001.nc: the group can't");
+    let mode = |name: &str| fs::metadata(place.join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("wind"), mode("wind/chunks.table"), mode("wind/dataset.toml")), (0o750, 0o640, 0o640));
+    let by_path = format!("dataset:{}", place.join("wind").display());
+    assert_eq!(computed(&sandbox, MEAN, &by_path), computed(&sandbox, MEAN, "dataset:wind"));
+    sandbox.run(["publish", "x", "--in", "wind_*.nc", "--share", "none"]).exits(78).says("no such directory");
+    sandbox.ok(["unpublish", "wind"]);
+    assert_eq!((names(&place), names(&datasets(&sandbox))), (vec![], vec![]));
+}
+
+#[test]
+fn what_can_not_be_written_leaves_nothing() {
+    let sandbox = world();
+    // The folder of all datasets is there, and takes nothing.
+    sandbox.ok(["publish", "first", "--in", "wind_000.nc"]);
+    let folder = datasets(&sandbox);
+    if geteuid().is_root() {
+        let limited = sandbox.bash("ulimit -f 1; trap '' XFSZ; jq publish wind --in wind_*.nc");
+        limited.exits(78).says("can't write");
+    } else {
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o500)).unwrap();
+        sandbox.run(["publish", "wind", "--in", "wind_*.nc"]).exits(77).says("denied");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    assert_eq!(names(&folder), ["first"]);
+}
