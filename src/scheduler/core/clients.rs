@@ -183,6 +183,9 @@ impl Core {
             self.settled_tasks += state.tasks.len() as u64;
             self.settled_bytes += state.kept_bytes();
             self.settled_graphs.push_back(graph);
+            if state.counts.erred + state.counts.cancelled > 0 {
+                self.leftovers.extend_from_slice(&state.options.unfinished);
+            }
         }
         if let Some(calls) = self.clients.by_graph.get(&graph) {
             self.clients.touched.extend(calls.iter().copied());
