@@ -19,7 +19,7 @@ use crate::cluster::up::status;
 use crate::config::about_size;
 use crate::graph::{Columns, Graph, GraphId, Key, Op};
 use crate::local::{self, Host, LocalError};
-use crate::protocol::{Counts, ErrorKind, Failure, GraphOptions, Request};
+use crate::protocol::{Counts, ErrorKind, Failure, GraphOptions, PendingOutput, Request, text_of_path};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -218,20 +218,27 @@ async fn on_cluster(plan: &Plan, bar: &ProgressBar, context: &Context) -> Result
     tell_if_idle(&status, bar, context);
     let looks = array::look_graph(&plan.look, status.connected);
     let hidden = ProgressBar::hidden();
-    settled(&mut client, looks, format!("look at files for {name}"), &hidden, &mut stops, context).await?;
-    settled(&mut client, plan.graph.clone(), format!("compute {name}"), bar, &mut stops, context).await
+    let options = |what: &str| GraphOptions {
+        label: format!("{what} {name}"),
+        max_failures: Some(0),
+        unfinished: vec![PendingOutput {
+            temporary: text_of_path(&plan.temporary),
+            target: text_of_path(&plan.summary.out),
+        }],
+    };
+    settled(&mut client, looks, options("look at files for"), &hidden, &mut stops, context).await?;
+    settled(&mut client, plan.graph.clone(), options("compute"), bar, &mut stops, context).await
 }
 
 /// Submits a graph and waits for its end. It is cancelled if that isn't good, or isn't waited for.
 async fn settled(
     client: &mut Client,
     graph: Graph,
-    label: String,
+    options: GraphOptions,
     bar: &ProgressBar,
     stops: &mut Stops,
     context: &Context,
 ) -> Result<GraphId, CliError> {
-    let options = GraphOptions { label, max_failures: Some(0) };
     let graph = submitted(client, graph, options, stops).await?;
     let mut show = |counts: &Counts| bar.set_position(counts.settled());
     let progress = (!bar.is_hidden()).then_some(&mut show as &mut dyn FnMut(&Counts));

@@ -64,18 +64,15 @@ pub async fn look_patiently(
     waiting: impl FnOnce(),
 ) -> Result<Liveness, ClientError> {
     let began = Instant::now();
-    let (contact, first, unreachable) = loop {
-        let unreachable = match look(state, transport).await? {
-            Liveness::Unreachable(error) => error,
+    let unreachable = loop {
+        match look(state, transport).await? {
+            Liveness::Unreachable(error) if began.elapsed() > LAST_BREATH => break error,
+            Liveness::Unreachable(_) => tokio::time::sleep(LOOK_AGAIN).await,
             other => return Ok(other),
-        };
-        let (Some(contact), Some(seen)) = (state.read_contact()?, lease::look(state.path())?) else {
-            return Ok(Liveness::Down);
-        };
-        if seen.holder.liveness() != lease::Liveness::Alive || began.elapsed() > LAST_BREATH {
-            break (contact, seen, unreachable);
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+    };
+    let (Some(contact), Some(first)) = (state.read_contact()?, lease::look(state.path())?) else {
+        return Ok(Liveness::Down);
     };
     waiting();
     let (started, mut watch) = (Instant::now(), LeaseWatch::default());

@@ -1,6 +1,6 @@
 //! Between a client and the scheduler.
 
-use super::{AllocationId, Epoch, ErrorKind, RequestId, StoredValue, TaskError};
+use super::{AllocationId, Epoch, ErrorKind, PendingOutput, RequestId, StoredValue, TaskError};
 use crate::graph::{Columns, GraphId, Key, TaskId};
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,10 @@ pub struct GraphOptions {
     pub label: String,
     /// The rest is cancelled when more tasks than this have failed.
     pub max_failures: Option<u32>,
+    /// What its tasks write until it is whole: a worker removes the temporaries if the graph doesn't end well. Who
+    /// submitted it may be gone by then.
+    #[serde(default)]
+    pub unfinished: Vec<PendingOutput>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

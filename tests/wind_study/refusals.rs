@@ -197,6 +197,24 @@ fn what_changes_before_a_worker_reads_it_is_told() {
 }
 
 #[test]
+fn a_computation_whose_client_was_killed_leaves_nothing_when_it_fails() {
+    let site = Site::new();
+    winds(&site, "in");
+    up(&site, &["--workers", "0"]);
+    let before = contents(&site);
+    let mut child = site.spawn(&["compute", SPREAD, "--in", "in/*.nc", "--out", "o.nc"]);
+    site.until("a graph", |status| (status["counts"]["ready"].as_u64() > Some(0)).then_some(()));
+    assert_eq!(contents(&site).len(), before.len() + 1, "the temporary file");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    fs::remove_file(site.file("in/wind_000.nc")).unwrap();
+    site.ok(&["scale", "1"]);
+    let left = || contents(&site).len() + 1 == before.len();
+    super::support::eventually_sync("a clean directory", || left().then_some(()));
+    site.down();
+}
+
+#[test]
 fn ctrl_c_in_the_middle_cancels_what_is_left_and_leaves_nothing() {
     let site = Site::new();
     let large = WindSizes { latitudes: 120, longitudes: 120, chunk: [10, 1, 10, 10], ..sizes() };

@@ -139,6 +139,16 @@ impl Core {
         }
     }
 
+    /// Has a worker remove what graphs that failed were writing.
+    pub(super) fn discard_leftovers(&mut self) {
+        if self.leftovers.is_empty() {
+            return;
+        }
+        if let Some((index, _)) = self.workers.iter().find(|(_, worker)| worker.peer().is_some()) {
+            self.outbox.discard(index, std::mem::take(&mut self.leftovers));
+        }
+    }
+
     pub(super) fn on_placed(&mut self, worker: WorkerIndex, execution: Execution, outcome: PlaceOutcome) {
         let task = execution.task;
         let current = self.state(task) == Some(TaskState::Accepted { worker: Some(worker) });

@@ -332,6 +332,9 @@ impl Core {
             self.settled_tasks += graph.tasks.len() as u64;
             self.settled_bytes += graph.kept_bytes();
             self.settled_graphs.push_back(id);
+            if graph.counts.erred + graph.counts.cancelled > 0 {
+                self.leftovers.extend_from_slice(&graph.options.unfinished);
+            }
         }
     }
 

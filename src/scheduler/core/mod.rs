@@ -27,7 +27,7 @@ mod workers;
 use super::event::{Action, Event, JournalSeq, PeerId, Time};
 use super::record::{Fate, Record};
 use crate::graph::{GraphId, Resources, TaskId};
-use crate::protocol::{Counts, Epoch, Execution, RequestId};
+use crate::protocol::{Counts, Epoch, Execution, PendingOutput, RequestId};
 use allocations::Allocations;
 use clients::Clients;
 use fast::FastMap;
@@ -140,6 +140,8 @@ pub struct Core {
     allocations: Allocations,
     /// Accepted outputs without a worker to bring them to their place.
     unplaced_outputs: Vec<TaskId>,
+    /// What graphs that failed have left, until a worker is there to remove it.
+    leftovers: Vec<PendingOutput>,
     /// Values that nobody needs once this record is durable.
     releasable: VecDeque<(JournalSeq, TaskId)>,
     /// The last entry of each task in there: an older one may be of a time before the value was needed again.
@@ -180,6 +182,7 @@ impl Core {
             clients: Clients::default(),
             allocations: Allocations::new(config.first_allocation, config.workers),
             unplaced_outputs: Vec::new(),
+            leftovers: Vec::new(),
             releasable: VecDeque::new(),
             release_after: FastMap::default(),
             next_seq: config.first_record,
@@ -219,6 +222,7 @@ impl Core {
             self.sweep(out);
         }
         self.place_outputs();
+        self.discard_leftovers();
         self.place();
         self.scale(out);
         self.flush_fates(out);

@@ -59,3 +59,34 @@ fn outputs_that_are_gone_revoke_the_acceptance() {
     comes!(s, Action::ToWorker { message: ToWorker::Compute(_), after: Some(_), .. });
     s.quiet();
 }
+
+#[test]
+fn what_a_failed_graph_was_writing_is_removed_by_the_first_worker_there_is() {
+    let mut s = Story::new();
+    let submit = |request, columns| Request::Submit {
+        request: RequestId(request),
+        part: 0,
+        last: true,
+        columns: Box::new(columns),
+        options: GraphOptions { unfinished: vec![output()], ..GraphOptions::default() },
+    };
+    s.register(1, registration("w"));
+    s.ask(submit(9, graph(&[(kernel(), &[])], &[])));
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    s.ask(submit(10, graph(&[(kernel(), &[]), (kernel(), &[0])], &[])));
+    s.skip();
+    s.finish(1, erred(execution(task(2, 0), 1, 1)));
+    comes!(s, Action::Persist { record: Record::Fates(_), .. });
+    comes!(s, Action::ToWorker { message: ToWorker::Acknowledge { .. }, .. });
+    comes!(s, Action::ToWorker { message: ToWorker::Discard { outputs }, after: Some(_), .. } if outputs == [output()]);
+    comes!(s, Action::ToWorker { message: ToWorker::Cancel(_), .. });
+    s.quiet();
+    s.lose(1);
+    s.ask(submit(11, graph(&[(kernel(), &[])], &[])));
+    s.ask(Request::Cancel { request: RequestId(12), keys: vec![crate::graph::Key::Graph(GraphId(3))] });
+    s.skip();
+    s.register(2, registration("v"));
+    comes!(s, Action::ToWorker { message: ToWorker::Welcome { .. }, .. });
+    comes!(s, Action::ToWorker { peer: PeerId(2), message: ToWorker::Discard { .. }, .. });
+    s.quiet();
+}
