@@ -39,8 +39,8 @@ pub struct Args {
     /// Files, or patterns of their names; several are joined. Or dataset:NAME
     #[arg(long = "in", required = true, num_args = 1.., value_name = "FILE|dataset:NAME")]
     pub inputs: Vec<String>,
-    /// The file to write
-    #[arg(long = "out", value_name = "OUT.nc")]
+    /// The file to write, or the Zarr store
+    #[arg(long = "out", value_name = "OUT.nc|OUT.zarr")]
     pub output: PathBuf,
     /// Statements to keep in OUT although later ones use them
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
@@ -76,7 +76,10 @@ struct Report<'a> {
 }
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
-    let inputs = Inputs::find(&args.inputs, context)?;
+    let mut inputs = Inputs::find(&args.inputs, context)?;
+    if !args.local && !args.dry_run {
+        inputs.find_held(context)?;
+    }
     let names = inputs.files();
     let (files, dataset) = match inputs {
         Inputs::Files(files) => (files, None),
@@ -236,7 +239,7 @@ async fn on_cluster(plan: &Plan, bar: &ProgressBar, context: &Context) -> Result
     let mut stops = Stops::new()?;
     begin(plan)?;
     let name = plan.summary.out.file_name().unwrap_or_default().to_string_lossy();
-    let options = GraphOptions { label: format!("compute {name}"), max_failures: Some(0) };
+    let options = GraphOptions { label: format!("compute {name}"), max_failures: Some(0), replicas: 0 };
     let graph = submitted(&mut client, plan, options, &mut stops).await?;
     let mut show = |counts: &Counts| bar.set_position(counts.settled());
     let progress = (!bar.is_hidden()).then_some(&mut show as &mut dyn FnMut(&Counts));
@@ -255,7 +258,7 @@ async fn on_cluster(plan: &Plan, bar: &ProgressBar, context: &Context) -> Result
 }
 
 /// A graph is submitted in one piece, so that no value is released before all that needs it is known.
-fn check_size(columns: &Columns) -> Result<(), CliError> {
+pub(super) fn check_size(columns: &Columns) -> Result<(), CliError> {
     // A number takes five bytes at most.
     let numbers = [&columns.op_of, &columns.args_end, &columns.deps, &columns.deps_end].map(Vec::len);
     let params = |op: &Op| if let Op::Kernel { params, .. } = op { params.len() } else { 0 };
@@ -291,7 +294,7 @@ async fn submitted(
     Err(CliError::silent(exit))
 }
 
-async fn cancel(client: &mut Client, graph: GraphId, context: &Context) {
+pub(super) async fn cancel(client: &mut Client, graph: GraphId, context: &Context) {
     let told = match tokio::time::timeout(PATIENCE, cancelled(client, graph)).await {
         Ok(Ok(())) => return,
         Ok(Err(error)) => error.message,
@@ -307,7 +310,7 @@ async fn cancelled(client: &mut Client, graph: GraphId) -> Result<(), CliError> 
 }
 
 /// What failed, if not all went well. Tasks that failed for another one's failure say nothing new.
-fn failure(counts: &Counts, failures: &[Failure], graph: GraphId) -> Option<CliError> {
+pub(super) fn failure(counts: &Counts, failures: &[Failure], graph: GraphId) -> Option<CliError> {
     if counts.erred + counts.cancelled == 0 {
         return None;
     }

@@ -51,7 +51,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     block_on_interruptible(async {
         let mut client = client(context).await?;
         let after = resolve(&mut client, &args.task.after).await?;
-        let options = GraphOptions { label, max_failures: args.max_fails };
+        let options = GraphOptions { label, max_failures: args.max_fails, ..GraphOptions::default() };
         let mut stream = Stream { op: Some(op), after, submission: Submission::new(options)? };
         stream.send_all(&mut client, arguments).await?;
         let Some(graph) = stream.submission.graph else {

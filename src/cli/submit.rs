@@ -42,7 +42,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
             graph.name(task, name.clone());
         }
         let graph = graph.build().map_err(|error| CliError::usage(error.to_string()))?;
-        let options = GraphOptions { label, max_failures: None };
+        let options = GraphOptions { label, ..GraphOptions::default() };
         let id = TaskId { graph: client.submit(graph, options).await?, index: task };
         let key = name.unwrap_or_else(|| id.to_string());
         if !context.out.is_json() {

@@ -218,7 +218,7 @@ fn reserve(plan: &OutputPlan, len: u64) -> Result<(), KernelError> {
 }
 
 /// The temporary file isn't there: this host doesn't see its folder, or the plan's owner has given it up.
-fn gone(temporary: &Path) -> KernelError {
+pub(super) fn gone(temporary: &Path) -> KernelError {
     let folder = temporary.parent().unwrap_or(Path::new("."));
     KernelError::new(if folder.is_dir() {
         format!("not visible on {}, or removed while it was written: {}", host(), temporary.display())
@@ -258,7 +258,7 @@ fn refuse_existing(temporary: &Path, target: &Path) -> Result<(), KernelError> {
     if ours { Ok(()) } else { Err(exists(target)) }
 }
 
-fn exists(target: &Path) -> KernelError {
+pub(super) fn exists(target: &Path) -> KernelError {
     KernelError::new(format!(
         "{} has come into being meanwhile and is left as it is: remove it, or pass --overwrite",
         target.display()
@@ -308,7 +308,7 @@ fn is_absent(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
-fn io_error(error: &io::Error, path: &Path) -> KernelError {
+pub(super) fn io_error(error: &io::Error, path: &Path) -> KernelError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => KernelError::new(format!(
             "no room left on the disk of {} (on {}): {error}",
@@ -330,7 +330,7 @@ fn le_bytes(words: impl Iterator<Item = u64>) -> Vec<u8> {
     words.flat_map(u64::to_le_bytes).collect()
 }
 
-fn decoded<T: for<'a> Deserialize<'a>>(params: &[u8]) -> Result<T, KernelError> {
+pub(super) fn decoded<T: for<'a> Deserialize<'a>>(params: &[u8]) -> Result<T, KernelError> {
     let made = rmp_serde::from_slice(params);
     made.map_err(|error| KernelError::new(format!("not the parameters of an array output: {error}")))
 }

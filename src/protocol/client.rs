@@ -11,6 +11,9 @@ pub struct GraphOptions {
     pub label: String,
     /// The rest is cancelled when more tasks than this have failed.
     pub max_failures: Option<u32>,
+    /// More than 0 pins the graph: its wanted values are kept, by so many workers each, until it is unpinned.
+    #[serde(default)]
+    pub replicas: u8,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -45,6 +48,11 @@ pub enum Request {
     Scale {
         request: RequestId,
         workers: u32,
+    },
+    /// Let go of the values of a pinned graph: that one, or the one that has this task.
+    Unpin {
+        request: RequestId,
+        key: Key,
     },
     /// End the cluster: let running tasks end for so long, then stop workers, cancel allocations, and exit.
     Down {
@@ -235,6 +243,9 @@ pub enum Reply {
     Status(Box<StatusReport>),
     Scaled {
         workers: u32,
+    },
+    Unpinned {
+        tasks: u64,
     },
     /// Sent while going down, and once more with `left` 0.
     GoingDown {

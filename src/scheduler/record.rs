@@ -47,6 +47,11 @@ pub enum Record {
     AllocationOver {
         allocation: AllocationId,
     },
+    /// The values of a pinned graph are let go.
+    Unpinned {
+        request: RequestId,
+        graph: GraphId,
+    },
     /// Nobody will name this graph again.
     Forgotten {
         graph: GraphId,

@@ -88,6 +88,7 @@ impl Core {
             Request::Tasks { state, graph, limit } => self.list_tasks(state, graph, limit),
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::Scale { request, workers } => self.on_scale(request, workers, out),
+            Request::Unpin { request, key } => self.on_unpin(request, &key, out),
             Request::Down { drain_ms } => {
                 return self.on_down((peer, call), Duration::from_millis(drain_ms));
             }
@@ -179,7 +180,8 @@ impl Core {
     /// The graph may have come to its end.
     pub(super) fn on_graph_progress(&mut self, graph: GraphId) {
         let Some(state) = self.graphs.get_mut(&graph).filter(|g| g.is_settled()) else { return };
-        if !std::mem::replace(&mut state.in_history, true) {
+        // A pinned one stays.
+        if state.options.replicas == 0 && !std::mem::replace(&mut state.in_history, true) {
             self.settled_tasks += state.tasks.len() as u64;
             self.settled_bytes += state.kept_bytes();
             self.settled_graphs.push_back(graph);

@@ -28,6 +28,9 @@ pub(super) enum Answered {
     Scaled {
         workers: u32,
     },
+    Unpinned {
+        tasks: u64,
+    },
 }
 
 pub(super) struct Part {

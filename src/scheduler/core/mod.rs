@@ -15,6 +15,7 @@ mod inspect;
 mod outbox;
 mod placing;
 mod replay;
+mod replicas;
 mod reports;
 mod states;
 mod task;
@@ -131,6 +132,7 @@ pub struct Core {
     allocations: Allocations,
     /// Accepted outputs without a worker to bring them to their place.
     unplaced_outputs: Vec<TaskId>,
+    replication: replicas::Replication,
     /// Values that nobody needs once this record is durable.
     releasable: VecDeque<(JournalSeq, TaskId)>,
     /// The last entry of each task in there: an older one may be of a time before the value was needed again.
@@ -170,6 +172,7 @@ impl Core {
             clients: Clients::default(),
             allocations: Allocations::starting_at(config.first_allocation),
             unplaced_outputs: Vec::new(),
+            replication: replicas::Replication::default(),
             releasable: VecDeque::new(),
             release_after: FastMap::default(),
             next_seq: config.first_record,
@@ -209,6 +212,7 @@ impl Core {
         }
         self.place_outputs();
         self.place();
+        self.replicate();
         self.scale(out);
         self.flush_fates(out);
         self.flush_outbox(out);
