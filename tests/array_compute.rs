@@ -4,10 +4,13 @@
 mod arrays;
 
 use arrays::*;
-use jobq::array::{ArrayError, begin, discard, inputs::expand, open, plan, summary::Summary};
+use jobq::array::{
+    ArrayError, ComputeRequest, Plan, begin, discard, inputs::expand, open, plan, summary::Summary,
+};
 use jobq::format::example::{WindSizes, example_winds};
 use jobq::format::netcdf4::FileSpec;
 use jobq::format::{AttrValue, Attribute, DType};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 const STUDY: &str = "speed = wind_speed(x_wind, y_wind); direction = wind_direction(x_wind, y_wind)
@@ -328,7 +331,11 @@ fn what_is_wrong_is_said_before_any_work() {
     let error = failed(&|r| r.out = exists.clone());
     assert!(matches!(&error, ArrayError::Output(m) if m.contains("exists: pass --overwrite")), "{error}");
     assert!(failed(&|r| r.out = dir.path().join("no/out.nc")).to_string().contains("no such directory"));
-    assert!(failed(&|r| r.out = dir.path().join("out.zarr")).to_string().contains("must end in one of: .nc"));
+    assert!(
+        failed(&|r| r.out = dir.path().join("out.txt"))
+            .to_string()
+            .contains("must end in one of: .nc, .zarr")
+    );
     assert!(failed(&|r| r.keep = vec!["n".into()]).to_string().contains("no statement of that name"));
     assert!(
         failed(&|r| r.chunks = vec![("latitud".into(), 3)]).to_string().contains("did you mean 'latitude'")
@@ -458,4 +465,58 @@ fn open_tells_what_is_there() {
     assert_eq!(json["joined_along"], "time");
     assert_eq!(json["coordinates"][0]["name"], "time");
     assert_eq!(json["variables"][0]["chunk"], serde_json::json!([4, 1, 5, 6]));
+}
+
+#[test]
+fn a_store_is_the_same_files_in_any_order_and_however_often_tasks_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = WindSizes {
+        times: 6,
+        heights: 2,
+        latitudes: 13,
+        longitudes: 17,
+        chunk: [4, 1, 5, 6],
+        ..WindSizes::default()
+    };
+    let inputs = example_winds(dir.path(), 2, &sizes).unwrap();
+    let statements = "speed = wind_speed(x_wind, y_wind); m = mean(speed, time); all = sum(x_wind)";
+    let mut first: Option<Vec<(PathBuf, Vec<u8>)>> = None;
+    for seed in 0..4 {
+        let mut request = request(statements, &inputs, &dir.path().join(format!("{seed}.zarr")));
+        request.keep = vec!["speed".into()];
+        let plan = plan(&request).unwrap_or_else(|e| panic!("{e}"));
+        begin(&plan).unwrap();
+        run(&plan.graph, seed, 2).unwrap_or_else(|e| panic!("{e}"));
+        assert!(!plan.temporary.exists());
+        let mut files = Vec::new();
+        let mut folders = vec![request.out.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    files.push((
+                        path.strip_prefix(&request.out).unwrap().to_owned(),
+                        fs::read(&path).unwrap(),
+                    ));
+                }
+            }
+        }
+        files.sort();
+        assert!(files.len() > 20 && !files.iter().any(|(path, _)| path.ends_with(".jobq-unfinished")));
+        assert!(*first.get_or_insert_with(|| files.clone()) == files, "seed {seed}");
+        // The plan of a store that was given up makes nothing any more.
+        let late = plan_again(&request, dir.path());
+        assert!(run(&late.graph, 0, 1).unwrap_err().message.contains("not visible"));
+        assert!(!late.temporary.exists());
+    }
+}
+
+/// The same work to another place, begun and given up.
+fn plan_again(request: &ComputeRequest, dir: &Path) -> Plan {
+    let late = plan(&ComputeRequest { out: dir.join("late.zarr"), ..request.clone() }).unwrap();
+    begin(&late).unwrap();
+    discard(&late).unwrap();
+    late
 }

@@ -1,11 +1,15 @@
 //! Published datasets through the program: what is published outlives everything, is the same bytes again, and is
 //! never seen half.
 
+#[path = "support/arrays.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod arrays;
 #[path = "support/mod.rs"]
 mod support;
 
 use jobq::format::example::{WindSizes, example_winds};
-use nix::unistd::geteuid;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
@@ -27,6 +31,21 @@ fn world() -> Sandbox {
     };
     example_winds(&sandbox.work(), 3, &sizes).unwrap();
     sandbox
+}
+
+/// A Python with zarr and xarray; `None`: the test is skipped, and says so.
+fn python() -> Option<PathBuf> {
+    let found = std::env::var_os("JOBQ_TEST_PYTHON").map(PathBuf::from);
+    if found.is_none() {
+        eprintln!("skipped: stores and xarray: JOBQ_TEST_PYTHON is not set");
+        assert!(std::env::var_os("JOBQ_TEST_REQUIRE_ALL").is_none(), "JOBQ_TEST_PYTHON is not set");
+    }
+    found
+}
+
+/// A variable's numbers in a netCDF file, bit by bit.
+fn values(sandbox: &Sandbox, file: &str, name: &str) -> Vec<u64> {
+    arrays::read(&sandbox.file(file)).numbers(name).into_iter().map(f64::to_bits).collect()
 }
 
 fn datasets(sandbox: &Sandbox) -> PathBuf {
@@ -211,4 +230,175 @@ fn what_can_not_be_written_leaves_nothing() {
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
     }
     assert_eq!(names(&folder), ["first"]);
+}
+
+/// A dataset's store, as text for Python.
+fn store(sandbox: &Sandbox, name: &str) -> String {
+    datasets(sandbox).join(name).join("data.zarr").display().to_string()
+}
+
+#[test]
+fn a_dataset_on_disk_needs_its_sources_no_more() {
+    let sandbox = world();
+    let study = "speed = wind_speed(x_wind, y_wind); m = mean(speed, time); n = count(x_wind)";
+    sandbox.ok(["publish", "wind", study, "--in", "wind_*.nc", "--persist", "disk", "--local"]);
+    let expected = computed(&sandbox, study, "wind_*.nc");
+    let again = "c = m * 2; high = max(m)";
+    sandbox.ok(["compute", again, "--in", "o.nc", "--out", "p.nc", "--local"]);
+    for file in ["wind_000.nc", "wind_001.nc", "wind_002.nc"] {
+        fs::remove_file(sandbox.file(file)).unwrap();
+    }
+    let opened = sandbox.json(["open", "dataset:wind"]);
+    let variables = opened["variables"].as_array().unwrap();
+    assert_eq!(variables.iter().map(|v| v["name"].as_str().unwrap()).collect::<Vec<_>>(), ["m", "n"]);
+    assert_eq!(variables[0]["attributes"][0]["name"], "_FillValue");
+    sandbox.ok(["compute", again, "--in", "dataset:wind", "--out", "q.nc", "--local"]);
+    let values = |file: &str, name: &str| values(&sandbox, file, name);
+    for name in ["c", "high"] {
+        assert_eq!(values("q.nc", name), values("p.nc", name), "{name}");
+    }
+    sandbox.ok(["fetch", "wind", "-o", "f.nc", "--local"]);
+    fs::write(sandbox.file("o.nc"), expected).unwrap();
+    for name in ["m", "n"] {
+        assert_eq!(values("f.nc", name), values("o.nc", name), "{name}");
+    }
+    assert_eq!(sandbox.json(["datasets", "wind"])["changed"].as_array().unwrap().len(), 0);
+    let readme = fs::read_to_string(datasets(&sandbox).join("wind/README.md")).unwrap();
+    assert!(readme.contains("data.zarr") && !readme.contains("/.wind."), "{readme}");
+    assert_eq!(names(&datasets(&sandbox)), ["wind"]);
+}
+
+#[test]
+fn stores_are_written_whole_and_replaced_only_if_asked() {
+    let sandbox = world();
+    let compute = |out: &str, more: &[&str]| {
+        let words = ["compute", MEAN, "--in", "wind_*.nc", "--out", out, "--local"];
+        sandbox.run(words.iter().chain(more))
+    };
+    compute("o.zarr", &[]).exits(0);
+    let first = names(&sandbox.file("o.zarr"));
+    assert!(first.contains(&".zmetadata".to_owned()) && !first.contains(&".jobq-unfinished".to_owned()));
+    compute("o.zarr", &[]).exits(78).says("pass --overwrite");
+    fs::write(sandbox.file("o.zarr/of_before"), "").unwrap();
+    compute("o.zarr", &["--overwrite"]).exits(0);
+    assert_eq!(names(&sandbox.file("o.zarr")), first, "another directory, and nothing else is left");
+    fs::create_dir(sandbox.file("mine.zarr")).unwrap();
+    fs::write(sandbox.file("mine.zarr/x"), "").unwrap();
+    compute("mine.zarr", &["--overwrite"]).exits(78).says("is no Zarr store");
+    let before = names(&sandbox.work());
+    let limited = sandbox
+        .bash("ulimit -f 1; trap '' XFSZ; jq compute 'x = x_wind' --in wind_*.nc --out full.zarr --local");
+    assert!(limited.code == 1, "{} {}", limited.code, limited.stderr);
+    assert_eq!(names(&sandbox.work()), before);
+    // A store is as good an input as a file, and the same work gives the same values.
+    compute("o.nc", &[]).exits(0);
+    sandbox.ok(["compute", "k = m + 0", "--in", "o.zarr", "--out", "k.nc", "--local"]);
+    let values = |file: &str, name: &str| values(&sandbox, file, name);
+    assert_eq!(values("k.nc", "k"), values("o.nc", "m"));
+    sandbox.run(["open", "mine.zarr"]).exits(78).says("a directory that is no Zarr store");
+}
+
+#[test]
+fn xarray_opens_a_dataset_on_disk_and_reads_the_same_values() {
+    let Some(python) = python() else { return };
+    let sandbox = world();
+    let study =
+        "speed = wind_speed(x_wind, y_wind); m = mean(speed, time); n = count(x_wind); strong = speed > 5";
+    sandbox.ok(["publish", "wind", study, "--in", "wind_*.nc", "--persist", "disk", "--local"]);
+    sandbox.ok(["compute", study, "--in", "wind_*.nc", "--out", "o.nc", "--local"]);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/compare_zarr.py");
+    let compare = |more: &[&str]| {
+        let mut command = sandbox.command(&python);
+        let output = command.arg(script).args(more).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{told}");
+    };
+    let other = |version: &str| sandbox.file(&format!("xarray{version}.zarr")).display().to_string();
+    compare(&["ours", &store(&sandbox, "wind"), &sandbox.file("o.nc").display().to_string()]);
+    // What others write is read, with the codecs that we have.
+    for version in ["2", "3"] {
+        compare(&["write", version, &sandbox.file("o.nc").display().to_string(), &other(version)]);
+        let out = format!("back{version}.nc");
+        sandbox.ok([
+            "compute",
+            "m = m; n = n; strong = strong",
+            "--in",
+            &other(version),
+            "--out",
+            &out,
+            "--local",
+        ]);
+        compare(&["equal", &sandbox.file(&out).display().to_string(), &other(version)]);
+    }
+}
+
+/// Workers that hold values, by the status of the cluster.
+fn workers(sandbox: &Sandbox) -> Vec<(String, i32)> {
+    let status = sandbox.status();
+    let all = status["workers"].as_array().unwrap().iter();
+    let alive = all.filter(|worker| worker["state"] == "connected");
+    alive.map(|w| (w["name"].as_str().unwrap().to_owned(), w["pid"].as_i64().unwrap() as i32)).collect()
+}
+
+#[test]
+fn a_dataset_in_memory_is_not_computed_again_and_outlives_its_holders() {
+    let sandbox = world();
+    sandbox.up(3);
+    let study = "speed = wind_speed(x_wind, y_wind); low = min(y_wind, time)";
+    sandbox.ok(["publish", "wind", study, "--in", "wind_*.nc", "--persist", "memory"]);
+    let held = sandbox.json(["status"])["counts"]["memory"].as_u64().unwrap();
+    assert!(held > 10, "{held}");
+    let again = "m = mean(speed, time); d = speed - low";
+    let compute = |out: &str| -> (Vec<u8>, serde_json::Value) {
+        let told = sandbox.json(["compute", again, "--in", "dataset:wind", "--out", out]);
+        (fs::read(sandbox.file(out)).unwrap(), told)
+    };
+    let (first, told) = compute("a.nc");
+    assert_eq!((&told["read_nbytes"], &told["decoded_nbytes"]), (&0.into(), &0.into()), "no file is read");
+    for (round, out) in ["b.nc", "c.nc"].iter().enumerate() {
+        let all = workers(&sandbox);
+        kill(Pid::from_raw(all[round % all.len()].1), Signal::SIGKILL).unwrap();
+        assert!(compute(out).0 == first, "after worker {} was killed", all[round % all.len()].0);
+    }
+    sandbox.ok(["fetch", "wind", "-o", "f.nc"]);
+    sandbox.ok(["compute", study, "--in", "wind_*.nc", "--out", "g.nc", "--local"]);
+    assert_eq!(values(&sandbox, "f.nc", "low"), values(&sandbox, "g.nc", "low"));
+    assert_eq!(values(&sandbox, "f.nc", "speed"), values(&sandbox, "g.nc", "speed"));
+    sandbox.ok(["down"]);
+    assert_eq!(sandbox.json(["datasets"])["datasets"][0]["persist"], "memory");
+    sandbox.up(2);
+    let words = ["compute", again, "--in", "dataset:wind", "--out", "d.nc"];
+    sandbox.run(words).exits(0);
+    assert!(fs::read(sandbox.file("d.nc")).unwrap() == first, "after down and up");
+    assert_eq!(compute("e.nc").1["decoded_nbytes"], 0);
+    sandbox.ok(["unpublish", "wind"]);
+    assert_eq!(names(&datasets(&sandbox)), [""; 0]);
+}
+
+#[test]
+fn what_is_published_survives_the_death_of_everything() {
+    let sandbox = world();
+    sandbox.up(2);
+    sandbox.ok(["publish", "wind", STUDY, "--in", "wind_*.nc"]);
+    sandbox.ok(["publish", "means", MEAN, "--in", "wind_*.nc", "--persist", "disk"]);
+    let on_cluster = |out: &str, statement: &str, input: &str| -> Vec<u8> {
+        sandbox.ok(["compute", statement, "--in", input, "--out", out]);
+        fs::read(sandbox.file(out)).unwrap()
+    };
+    let lazily = on_cluster("a.nc", "s = mean(speed, time)", "dataset:wind");
+    let stored = on_cluster("b.nc", "k = m * v", "dataset:means");
+    let mut doomed: Vec<i32> = workers(&sandbox).into_iter().map(|(_, pid)| pid).collect();
+    doomed.push(sandbox.scheduler());
+    doomed.into_iter().for_each(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap());
+    sandbox.up(2);
+    let list = sandbox.json(["datasets"]);
+    let rows: Vec<&str> =
+        list["datasets"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(rows, ["means", "wind"]);
+    assert!(on_cluster("c.nc", "s = mean(speed, time)", "dataset:wind") == lazily);
+    assert!(on_cluster("d.nc", "k = m * v", "dataset:means") == stored);
+    sandbox.ok(["down"]);
+    assert_eq!(names(&datasets(&sandbox)), ["means", "wind"], "down keeps what is published");
+    sandbox.ok(["down", "--purge"]);
+    assert!(!datasets(&sandbox).exists());
 }

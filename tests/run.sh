@@ -60,14 +60,14 @@ install_packages() {
 
 # Prints the path of a Python that has the packages; nothing where there is none.
 prepare_python() {
-    local venv modules='import numpy, netCDF4, h5py, xarray'
+    local venv modules='import numpy, netCDF4, h5py, xarray, zarr'
     venv=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)/venv
     if "$venv/bin/python" -c "$modules" 2>/dev/null; then
         say "the Python packages are in $venv"
     else
-        say "making $venv with numpy, netCDF4, h5py and xarray"
+        say "making $venv with numpy, netCDF4, h5py, xarray and zarr"
         if ! { python3 -m venv --clear "$venv" &&
-            "$venv/bin/python" -m pip install --quiet --disable-pip-version-check numpy netCDF4 h5py xarray &&
+            "$venv/bin/python" -m pip install --quiet --disable-pip-version-check numpy netCDF4 h5py xarray zarr &&
             "$venv/bin/python" -c "$modules"; } >&2; then
             say "the Python packages can't be installed"
             if [[ -n $require_all ]]; then return 1; fi

@@ -4,25 +4,25 @@ use super::dataset::{Joined, open};
 use super::expression::{Checked, Output, Script, check::check, nearest};
 use super::look::look_at;
 use super::output::{self, OutputFile, describe};
-use super::published::Published;
-use super::stages::{Planned, TileSizes, stages};
+use super::published::{Held, Published};
+use super::stages::{Ending, Layout, Planned, TileSizes, stages};
 use super::summary::{bytes, utc};
+use super::tasks::{self, Files, Work};
 use super::{ArrayError, NOT_UTF8};
-use crate::graph::{Builder, Graph, MAX_TASKS, Op, Resources};
+use crate::format::netcdf4::FileSpec;
+use crate::format::zarr::marker;
+use crate::graph::Graph;
 use crate::kernels::look::Look;
-use crate::kernels::output::{OutputPlan, WritePlan};
-use crate::kernels::tile::arguments;
+use crate::kernels::{directory, zarr};
 use serde::Serialize;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Endings of output files that can be written.
-pub const ENDINGS: [&str; 1] = ["nc"];
-/// States that one task merges.
-const MERGE_FAN_IN: usize = 16;
-/// Bytes of tiles (before compression) that one task writes: it syncs once for all of them.
-const WRITE_BYTES: u64 = 8 << 20;
+pub const ENDINGS: [&str; 2] = ["nc", STORE];
+/// Of Zarr stores.
+const STORE: &str = "zarr";
 
 /// What to compute.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -48,10 +48,12 @@ pub struct ComputeRequest {
 pub struct Plan {
     pub graph: Graph,
     pub summary: PlanSummary,
-    /// The file that is written until it is whole; [`begin`] makes it, [`discard`] removes it.
+    /// The file or directory that is written until it is whole; [`begin`] makes it, [`discard`] removes it.
     pub temporary: PathBuf,
     /// What workers must see; [`super::look_graph`] has them look.
     pub look: Look,
+    /// What a store will have in it; none: the output is a file.
+    store: Option<FileSpec>,
 }
 
 /// What a plan does, for `--dry-run` and `--json`.
@@ -91,55 +93,103 @@ pub struct OutputSummary {
 /// Whatever is wrong with statements, inputs or output, before any work is done.
 pub fn plan(request: &ComputeRequest) -> Result<Plan, ArrayError> {
     let target = target(request)?;
-    let Published { joined, statements, .. } = match &request.dataset {
-        Some(published) => published.clone(),
-        None => Published::of(open(&request.inputs)?),
-    };
-    let own = Script::parse(&request.statements)?;
-    let script = Script::parse(&[&statements[..], &request.statements].concat())?;
-    if own.statements.is_empty() && request.keep.is_empty() {
-        return Err(ArrayError::Usage(
-            "nothing to compute: give statements such as 's = mean(t, time)'".into(),
-        ));
-    }
+    let question = Question::of(request)?;
+    let joined = &question.joined;
     if joined.files.iter().any(|file| same_file(Path::new(&file.path), &target)) {
         return Err(ArrayError::Output(format!("{} is one of the inputs", request.out.display())));
     }
-    let checked = check(&script, &joined.names())?;
-    let outputs = wanted(&checked, &request.keep, script.statements.len() - own.statements.len())?;
-    let nodes: Vec<_> = outputs.iter().map(|o| o.node).collect();
-    let sizes = tile_sizes(&joined, &request.chunks)?;
-    for output in &outputs {
-        if let Some(dim) = checked.info[output.node].dims.iter().find(|d| joined.dims[**d].len == 0) {
-            let (name, dim) = (&output.name, &joined.dims[*dim].name);
-            return Err(ArrayError::Input(format!("'{name}' has no cells: the dimension '{dim}' is empty")));
-        }
-    }
-    let stages = stages(&joined, &checked, &nodes, &sizes)?;
-    let history = history(&script, &joined, request.stamp);
-    let described = describe(&output::Request {
-        joined: &joined,
-        checked: &checked,
-        outputs: &outputs,
-        stages: &stages,
-        history,
-    })?;
-    let summary = summary(&joined, &checked, &outputs, &stages, &described, &target);
+    let outputs = question.wanted(&request.keep)?;
+    let stages = question.stages(&outputs, &request.chunks, Ending::Encoded)?;
+    let history = history(&question.script, joined, request.stamp);
+    let checked = &question.checked;
+    let described =
+        describe(&output::Request { joined, checked, outputs: &outputs, stages: &stages, history })?;
+    let summary = summary(joined, checked, &outputs, &stages, &described, &target);
     let temporary = temporary(&target)?;
+    let is_store = is_store(&target);
+    let store = is_store.then(|| described.spec.clone());
     let files = Files { target, temporary: temporary.clone(), overwrite: request.overwrite };
-    let graph = graph(&stages, described, outputs.len(), files)?;
+    let work = Work { stages: &stages, held: &question.held, outputs: outputs.len() };
+    let write = if is_store { tasks::store } else { tasks::netcdf };
+    let graph = write(&work, described.spec, files)?;
     let summary = PlanSummary { tasks: graph.len() as u64, ..summary };
-    let look = look_at(&joined, temporary.clone());
-    Ok(Plan { graph, summary, temporary, look })
+    let look = look_at(joined, temporary.clone());
+    Ok(Plan { graph, summary, temporary, look, store })
 }
 
-/// Makes the empty temporary file, which the plan's tasks then write to: to be called before any of them runs. Only
+/// Inputs and statements that fit each other.
+pub(super) struct Question {
+    pub joined: Joined,
+    pub held: Vec<Held>,
+    pub script: Script,
+    pub checked: Checked,
+    /// Statements of the inputs themselves, which come first.
+    given: usize,
+}
+
+impl Question {
+    pub(super) fn of(request: &ComputeRequest) -> Result<Question, ArrayError> {
+        let Published { joined, statements, held } = match &request.dataset {
+            Some(published) => published.clone(),
+            None => Published::of(open(&request.inputs)?),
+        };
+        let given = Script::parse(&statements)?.statements.len();
+        let script = Script::parse(&[statements, request.statements.clone()].concat())?;
+        if script.statements.len() == given && request.keep.is_empty() {
+            return Err(ArrayError::Usage(
+                "nothing to compute: give statements such as 's = mean(t, time)'".into(),
+            ));
+        }
+        let checked = check(&script, &joined.names())?;
+        Ok(Question { joined, held, script, checked, given })
+    }
+
+    /// The statements that are asked for: those of the request that no later one uses, and those to keep.
+    pub(super) fn wanted(&self, keep: &[String]) -> Result<Vec<&Output>, ArrayError> {
+        let all = &self.checked.outputs;
+        for name in keep {
+            if !all.iter().any(|o| o.name == *name) {
+                let near = nearest(name, all.iter().map(|o| o.name.as_str()));
+                let near = near.map_or(String::new(), |near| format!(": did you mean '{near}'?"));
+                return Err(ArrayError::Usage(format!("--keep {name}: no statement of that name{near}")));
+            }
+        }
+        let is_wanted =
+            |number: usize, o: &Output| (number >= self.given && !o.used) || keep.contains(&o.name);
+        let wanted = all.iter().enumerate().filter(|(number, o)| is_wanted(*number, o));
+        Ok(wanted.map(|(_, output)| output).collect())
+    }
+
+    pub(super) fn stages(
+        &self,
+        outputs: &[&Output],
+        chunks: &[(String, u64)],
+        ending: Ending,
+    ) -> Result<Vec<Planned>, ArrayError> {
+        let Question { joined, checked, .. } = self;
+        let sizes = tile_sizes(joined, chunks)?;
+        for output in outputs {
+            if let Some(dim) = checked.info[output.node].dims.iter().find(|d| joined.dims[**d].len == 0) {
+                let (name, dim) = (&output.name, &joined.dims[*dim].name);
+                let message = format!("'{name}' has no cells: the dimension '{dim}' is empty");
+                return Err(ArrayError::Input(message));
+            }
+        }
+        let nodes: Vec<_> = outputs.iter().map(|o| o.node).collect();
+        stages(&Layout { joined, checked, outputs: &nodes, sizes: &sizes, held: &self.held, ending })
+    }
+}
+
+/// Makes the empty temporary file or directory, which the plan's tasks then write to: to be called before any of them runs. Only
 /// who owns the plan makes it, so that a task that is late, after [`discard`], can't make it again.
 ///
 /// # Errors
 /// The file can't be made: its folder is full, or not to be written to.
 pub fn begin(plan: &Plan) -> std::io::Result<()> {
-    std::fs::OpenOptions::new().write(true).create_new(true).open(&plan.temporary).map(drop)
+    match &plan.store {
+        Some(spec) => zarr::begin(&plan.temporary, spec),
+        None => std::fs::OpenOptions::new().write(true).create_new(true).open(&plan.temporary).map(drop),
+    }
 }
 
 /// Removes what an unfinished plan has left: to be called after a failure or a cancellation, and harmless after
@@ -148,10 +198,7 @@ pub fn begin(plan: &Plan) -> std::io::Result<()> {
 /// # Errors
 /// The file is there and can't be removed.
 pub fn discard(plan: &Plan) -> std::io::Result<()> {
-    match std::fs::remove_file(&plan.temporary) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
+    directory::remove(&plan.temporary)
 }
 
 impl Plan {
@@ -204,12 +251,23 @@ fn target(request: &ComputeRequest) -> Result<PathBuf, ArrayError> {
         return Err(ArrayError::Output(format!("{shown}: no such directory: {}", folder.display())));
     }
     match std::fs::symlink_metadata(&target) {
-        Ok(there) if there.is_dir() => Err(ArrayError::Output(format!("{shown} is a directory"))),
+        Ok(there) if is_store(&target) && !(there.is_dir() && marker(&target).is_some()) => {
+            // Whatever it is, nobody wants to lose it for a name.
+            Err(ArrayError::Output(format!("{shown} exists, and is no Zarr store: it is left as it is")))
+        }
+        Ok(there) if there.is_dir() && !is_store(&target) => {
+            Err(ArrayError::Output(format!("{shown} is a directory")))
+        }
         Ok(_) if !request.overwrite => {
             Err(ArrayError::Output(format!("{shown} exists: pass --overwrite to replace it")))
         }
         _ => Ok(target),
     }
+}
+
+/// Whether the output is to be a Zarr store.
+fn is_store(target: &Path) -> bool {
+    target.extension().is_some_and(|ending| ending == STORE)
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
@@ -226,20 +284,6 @@ fn temporary(target: &Path) -> Result<PathBuf, ArrayError> {
     // A file name has at most 255 bytes.
     let short: String = name.chars().take(50).collect();
     Ok(target.with_file_name(format!(".{short}.jobq-{:016x}.tmp", u64::from_le_bytes(id))))
-}
-
-/// The statements that go into the file: those from `own` on that no later one uses, and those to keep.
-fn wanted<'a>(checked: &'a Checked, keep: &[String], own: usize) -> Result<Vec<&'a Output>, ArrayError> {
-    for name in keep {
-        if !checked.outputs.iter().any(|o| o.name == *name) {
-            let near = nearest(name, checked.outputs.iter().map(|o| o.name.as_str()));
-            let near = near.map_or(String::new(), |near| format!(": did you mean '{near}'?"));
-            return Err(ArrayError::Usage(format!("--keep {name}: no statement of that name{near}")));
-        }
-    }
-    let outputs = checked.outputs.iter().enumerate();
-    let wanted = outputs.filter(|(number, o)| (*number >= own && !o.used) || keep.contains(&o.name));
-    Ok(wanted.map(|(_, output)| output).collect())
 }
 
 fn tile_sizes(joined: &Joined, chunks: &[(String, u64)]) -> Result<TileSizes, ArrayError> {
@@ -319,117 +363,4 @@ fn summary(
         outputs: shown.collect(),
         left_out: described.left_out.clone(),
     }
-}
-
-struct Files {
-    target: PathBuf,
-    temporary: PathBuf,
-    overwrite: bool,
-}
-
-/// Tile tasks with their sizes, stage by stage; then the layout, those who write, and the one that closes the file.
-fn graph(
-    planned: &[Planned],
-    described: OutputFile,
-    outputs: usize,
-    files: Files,
-) -> Result<Graph, ArrayError> {
-    let tasks: u64 = planned.iter().map(|p| p.stage.tiles().saturating_mul(p.parts.len() as u64 + 2)).sum();
-    if tasks > u64::from(MAX_TASKS) {
-        return Err(ArrayError::Usage(format!("the plan has about {tasks} tasks: choose larger --chunks")));
-    }
-    let mut builder = Builder::new();
-    let sizes_op = builder.op(kernel("array.sizes", Vec::new()));
-    let carried = described.spec.variables.len() - outputs;
-    let (mut tiles, mut sizes, mut scalars) = (Vec::new(), Vec::new(), Vec::new());
-    let mut output = OutputPlan {
-        target: files.target,
-        temporary: files.temporary,
-        overwrite: files.overwrite,
-        spec: described.spec,
-        stages: Vec::new(),
-        scalars: Vec::new(),
-    };
-    // Chunked variables are counted without the carried ones and scalars.
-    let is_scalar = |number: usize| output.spec.variables[carried + number].dims.is_empty();
-    let chunked: Vec<usize> = (0..outputs).filter(|number| !is_scalar(*number)).collect();
-    for stage in planned {
-        let made = tile_tasks(&mut builder, stage, &tiles);
-        if stage.outputs.is_empty() {
-        } else if stage.stage.kept.is_empty() {
-            output.scalars.push(stage.outputs.iter().map(|number| carried + number).collect());
-            scalars.extend_from_slice(&made);
-        } else {
-            let count = arguments(&[stage.outputs.len() as u64]);
-            sizes.extend(made.iter().map(|tile| builder.task(sizes_op, &count, &[*tile])));
-            let place = |number: &usize| chunked.iter().position(|c| c == number).unwrap_or(0);
-            output.stages.push((stage.stage.tiles(), stage.outputs.iter().map(place).collect()));
-        }
-        tiles.push(made);
-    }
-    let params = |plan: &OutputPlan| rmp_serde::to_vec(plan).expect("an output plan is plain data");
-    let layout_op = builder.op(kernel("array.layout", params(&output)));
-    let layout = builder.task(layout_op, &[], &sizes);
-    let mut closing = vec![layout];
-    closing.extend(scalars);
-    let writing =
-        planned.iter().zip(&tiles).filter(|(p, _)| !p.outputs.is_empty() && !p.stage.kept.is_empty());
-    for ((stage, made), (_, variables)) in writing.zip(&output.stages) {
-        let (target, temporary) = (output.target.clone(), output.temporary.clone());
-        let plan = WritePlan { target, temporary, variables: variables.clone() };
-        let op =
-            builder.op(kernel("array.write", rmp_serde::to_vec(&plan).expect("a write plan is plain data")));
-        for (first, group) in (0..).step_by(tiles_a_write(stage)).zip(made.chunks(tiles_a_write(stage))) {
-            let deps: Vec<u32> = std::iter::once(layout).chain(group.iter().copied()).collect();
-            closing.push(builder.task(op, &arguments(&[first]), &deps));
-        }
-    }
-    // Its value says nothing, so it isn't wanted: whoever held it may be lost, and nothing is computed again.
-    let close_op = builder.op(kernel("array.close", params(&output)));
-    builder.task(close_op, &[], &closing);
-    builder.build().map_err(|error| ArrayError::Usage(format!("the plan is too large: {error}")))
-}
-
-/// The tasks of a stage's tiles; the result has the one of each tile that ends with its value.
-fn tile_tasks(builder: &mut Builder, planned: &Planned, earlier: &[Vec<u32>]) -> Vec<u32> {
-    let stage = &planned.stage;
-    let params = stage.encoded();
-    let parts = planned.parts.len() - 1;
-    let whole = builder.op(kernel(if parts > 1 { "array.finish" } else { "array.tile" }, params.clone()));
-    let split = (parts > 1).then(|| {
-        let partial = builder.op(kernel("array.partial", params.clone()));
-        (partial, builder.op(kernel("array.merge", params)))
-    });
-    let mut made = Vec::with_capacity(stage.tiles() as usize);
-    for tile in 0..stage.tiles() {
-        let mut deps: Vec<u32> = Vec::new();
-        for (producer, of) in stage.producers.iter().zip(&planned.producers) {
-            deps.extend(stage.needed(producer, tile).iter().map(|n| earlier[*of][*n as usize]));
-        }
-        let Some((partial, merge)) = split else {
-            made.push(builder.task(whole, &arguments(&[tile]), &deps));
-            continue;
-        };
-        let blocks = planned.parts.windows(2);
-        let mut states: Vec<u32> =
-            blocks.map(|w| builder.task(partial, &arguments(&[tile, w[0], w[1]]), &deps)).collect();
-        while states.len() > MERGE_FAN_IN {
-            let groups = states.chunks(MERGE_FAN_IN);
-            states = groups.map(|group| builder.task(merge, &arguments(&[tile]), group)).collect();
-        }
-        let count = states.len() as u64;
-        states.extend(deps);
-        made.push(builder.task(whole, &arguments(&[tile, count]), &states));
-    }
-    made
-}
-
-fn tiles_a_write(planned: &Planned) -> usize {
-    let sizes = planned.stage.outputs.iter().map(|o| o.dtype.size() as u64);
-    let nbytes = sizes.sum::<u64>() * planned.stage.tile.iter().product::<u64>();
-    (WRITE_BYTES / nbytes.max(1)).max(1) as usize
-}
-
-pub(super) fn kernel(name: &str, params: Vec<u8>) -> Op {
-    Op::Kernel { name: name.to_owned(), params, resources: Resources::default() }
 }

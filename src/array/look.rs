@@ -1,7 +1,7 @@
 //! The graph that looks, before a plan's own work starts, whether workers see its files.
 
-use super::compute::kernel;
 use super::dataset::Joined;
+use super::tasks::kernel;
 use crate::graph::{Builder, Graph};
 use crate::kernels::look::Look;
 use crate::kernels::tile::arguments;
@@ -24,8 +24,7 @@ pub(super) fn look_at(joined: &Joined, temporary: PathBuf) -> Look {
 /// As many looks as there are workers, so that an idle cluster does one on each. To be run after [`super::begin`].
 pub fn look_graph(look: &Look, workers: u32) -> Graph {
     let mut builder = Builder::new();
-    let params = rmp_serde::to_vec(look).expect("a look is plain data");
-    let op = builder.op(kernel("array.look", params));
+    let op = builder.op(kernel("array.look", look));
     for number in 0..workers.clamp(1, MOST_LOOKS) {
         builder.task(op, &arguments(&[u64::from(number)]), &[]);
     }

@@ -1,5 +1,5 @@
 //! Lazy labelled arrays: netCDF files opened as one dataset, expressions over its variables, and the graph of
-//! kernels that computes them tile by tile into one netCDF-4 file.
+//! kernels that computes them tile by tile into one netCDF-4 file or Zarr store.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -12,7 +12,9 @@
 //! | [`stages`] | nodes -> stages: what one task computes, and in which tiles |
 //! | [`program`] | nodes -> register programs |
 //! | [`output`] | the file to be written: coordinates, attributes, chunks |
-//! | [`compute`] | all of it: a request -> a graph |
+//! | [`tasks`] | stages -> a graph of kernels |
+//! | [`compute`] | all of it: a request -> a graph that writes a file |
+//! | [`pin`] | the same, but workers keep the results |
 //! | `look` | the graph that first looks whether workers see the files |
 
 pub mod attributes;
@@ -22,15 +24,18 @@ pub mod expression;
 pub mod inputs;
 mod look;
 pub mod output;
+pub mod pin;
 pub mod program;
 pub mod published;
 pub mod stages;
 pub mod summary;
+mod tasks;
 mod variable;
 
 pub use compute::{ComputeRequest, Plan, begin, discard, plan};
 pub use dataset::{Joined, open};
 pub use look::look_graph;
+pub use pin::{Pinned, pin};
 pub use published::{Held, Published};
 
 use expression::ExpressionError;

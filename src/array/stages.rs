@@ -7,6 +7,8 @@ use super::dataset::Joined;
 use super::expression::{Checked, Node, NodeId, Reducer};
 use super::output::encoding;
 use super::program::{compile, lane_of, needed};
+use super::published::Held;
+use crate::format::grid::chunk_counts;
 use crate::kernels::accumulate::Kept;
 use crate::kernels::program::Lane;
 use crate::kernels::stage::{From, Operand, Producer, Reduce, Stage};
@@ -32,12 +34,42 @@ pub struct Planned {
     pub dims: Vec<usize>,
     /// Which of the asked outputs the stage's outputs are.
     pub outputs: Vec<usize>,
-    /// The earlier stages that its producers are.
-    pub producers: Vec<usize>,
+    /// What its producers are.
+    pub producers: Vec<Producing>,
+    /// The nodes whose plain cells a tile's value has after its encoded outputs.
+    pub passed_on: Vec<NodeId>,
     /// How the blocks of a tile are dealt to tasks: the first block of each, and at last their number.
     pub parts: Vec<u64>,
     /// Bytes of inputs, decoded, that the whole stage reads.
     pub reads_nbytes: u64,
+}
+
+/// Where a stage has tiles from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Producing {
+    /// That earlier stage.
+    Stage(usize),
+    /// Workers, who hold that one.
+    Held(usize),
+}
+
+/// What becomes of outputs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// Chunks for a file.
+    Encoded,
+    /// Plain cells, for other plans to start from.
+    PassedOn,
+}
+
+/// What stages are made for.
+pub struct Layout<'a> {
+    pub joined: &'a Joined,
+    pub checked: &'a Checked,
+    pub outputs: &'a [NodeId],
+    pub sizes: &'a TileSizes,
+    pub held: &'a [Held],
+    pub ending: Ending,
 }
 
 /// Cells of a tile along dimensions, as the user wants it.
@@ -47,15 +79,30 @@ pub type TileSizes = BTreeMap<usize, u64>;
 ///
 /// # Errors
 /// What is too large to be planned.
-pub fn stages(
-    joined: &Joined,
-    checked: &Checked,
-    outputs: &[NodeId],
-    sizes: &TileSizes,
-) -> Result<Vec<Planned>, ArrayError> {
-    let groups = groups(checked, outputs);
-    let planner = Planner { joined, checked, outputs, sizes, groups };
+pub fn stages(layout: &Layout<'_>) -> Result<Vec<Planned>, ArrayError> {
+    let Layout { joined, checked, outputs, sizes, held, ending } = *layout;
+    let held = held_nodes(joined, checked, held);
+    let groups = groups(checked, outputs, &held);
+    let planner = Planner { joined, checked, outputs, sizes, held, ending, groups };
     planner.plan()
+}
+
+/// Nodes that workers hold, with which of the held ones each is.
+type HeldNodes<'a> = BTreeMap<NodeId, (usize, &'a Held)>;
+
+/// The nodes of held results, of those that are as the dataset is now.
+fn held_nodes<'a>(joined: &Joined, checked: &Checked, held: &'a [Held]) -> HeldNodes<'a> {
+    let mut nodes = HeldNodes::new();
+    for (number, held) in held.iter().enumerate() {
+        let Some(output) = checked.outputs.iter().find(|o| o.name == held.name) else { continue };
+        let shape: Vec<u64> = checked.info[output.node].dims.iter().map(|d| joined.dims[*d].len).collect();
+        let fits = held.tile.len() == shape.len() && !held.tile.contains(&0);
+        let tiles: u64 = chunk_counts(&shape, &held.tile).iter().product();
+        if fits && tiles == held.tasks.len() as u64 {
+            nodes.insert(output.node, (number, held));
+        }
+    }
+    nodes
 }
 
 /// Stages before their programs: reductions over one box, or outputs cell by cell.
@@ -75,22 +122,26 @@ impl Group {
     }
 }
 
-/// Inputs and reductions that the nodes are made of, reductions not looked into.
-fn leaves(checked: &Checked, roots: impl Iterator<Item = NodeId>) -> BTreeSet<NodeId> {
+/// Inputs, reductions and held results that the nodes are made of; these are not looked into.
+fn leaves(checked: &Checked, held: &HeldNodes<'_>, roots: impl Iterator<Item = NodeId>) -> BTreeSet<NodeId> {
     let is_leaf = |node: NodeId| match checked.nodes[node] {
         Node::Variable(_) | Node::Reduce(..) => Some((0, Lane::F64)),
-        _ => None,
+        _ => held.contains_key(&node).then_some((0, Lane::F64)),
     };
     needed(checked, roots, &is_leaf).into_iter().filter(|node| is_leaf(*node).is_some()).collect()
 }
 
-fn groups(checked: &Checked, outputs: &[NodeId]) -> Vec<Group> {
+fn groups(checked: &Checked, outputs: &[NodeId], held: &HeldNodes<'_>) -> Vec<Group> {
+    let leaves = |roots: &[NodeId]| leaves(checked, held, roots.iter().copied());
+    let is_reduced =
+        |leaf: &NodeId| matches!(checked.nodes[*leaf], Node::Reduce(..)) && !held.contains_key(leaf);
     // Every reduction that is needed, with its level: how many reductions lie one within the other.
     let mut open: Vec<NodeId> = outputs.to_vec();
     let mut reductions = BTreeSet::new();
     while let Some(root) = open.pop() {
-        for leaf in leaves(checked, std::iter::once(root)) {
+        for leaf in leaves(&[root]) {
             if let Node::Reduce(_, input, _) = &checked.nodes[leaf]
+                && is_reduced(&leaf)
                 && reductions.insert(leaf)
             {
                 open.push(*input);
@@ -101,7 +152,7 @@ fn groups(checked: &Checked, outputs: &[NodeId]) -> Vec<Group> {
     let mut groups: BTreeMap<(usize, Vec<usize>, Vec<usize>), Group> = BTreeMap::new();
     for node in &reductions {
         let Node::Reduce(_, input, reduced) = &checked.nodes[*node] else { continue };
-        let below = leaves(checked, std::iter::once(*input));
+        let below = leaves(&[*input]);
         let level = 1 + below.iter().filter_map(|leaf| levels.get(leaf)).max().copied().unwrap_or(0);
         levels.insert(*node, level);
         let dims = checked.info[*input].dims.clone();
@@ -114,9 +165,7 @@ fn groups(checked: &Checked, outputs: &[NodeId]) -> Vec<Group> {
     let mut elementwise: BTreeMap<Vec<usize>, Group> = BTreeMap::new();
     for (number, node) in outputs.iter().enumerate() {
         let dims = &checked.info[*node].dims;
-        let below = leaves(checked, std::iter::once(*node));
-        let reduced: Vec<NodeId> =
-            below.into_iter().filter(|leaf| matches!(checked.nodes[*leaf], Node::Reduce(..))).collect();
+        let reduced: Vec<NodeId> = leaves(&[*node]).into_iter().filter(is_reduced).collect();
         let host = groups.iter_mut().find(|group| {
             !reduced.is_empty()
                 && group.kept() == *dims
@@ -140,6 +189,8 @@ struct Planner<'a> {
     checked: &'a Checked,
     outputs: &'a [NodeId],
     sizes: &'a TileSizes,
+    held: HeldNodes<'a>,
+    ending: Ending,
     groups: Vec<Group>,
 }
 
@@ -151,6 +202,10 @@ impl Planner<'_> {
             planned.push(stage);
         }
         Ok(planned)
+    }
+
+    fn leaves(&self, roots: impl Iterator<Item = NodeId>) -> BTreeSet<NodeId> {
+        leaves(self.checked, &self.held, roots)
     }
 
     fn group_of(&self, reduction: NodeId) -> usize {
@@ -170,26 +225,42 @@ impl Planner<'_> {
             .collect()
     }
 
-    /// Reductions of the group that others read: a later stage's box, or outputs that don't end here.
+    /// What others read of the group as plain cells: reductions that a later stage or outputs elsewhere start from,
+    /// and outputs that don't go into a file.
     fn passed_on(&self, number: usize) -> Vec<NodeId> {
         let mut used = BTreeSet::new();
         for (other, group) in self.groups.iter().enumerate() {
             let inputs = self.inputs_of(group);
-            used.extend(leaves(self.checked, inputs.into_iter()));
+            used.extend(self.leaves(inputs.into_iter()));
             if other != number {
-                used.extend(leaves(self.checked, group.outputs.iter().map(|o| self.outputs[*o])));
+                used.extend(self.leaves(group.outputs.iter().map(|o| self.outputs[*o])));
             }
         }
-        self.groups[number].reductions.iter().copied().filter(|node| used.contains(node)).collect()
+        let group = &self.groups[number];
+        let mut passed: Vec<NodeId> =
+            group.reductions.iter().copied().filter(|node| used.contains(node)).collect();
+        if self.ending == Ending::PassedOn {
+            for output in &group.outputs {
+                position_or_push(&mut passed, self.outputs[*output]);
+            }
+        }
+        passed
+    }
+
+    /// Outputs that are encoded for a file.
+    fn encoded(&self, group: &Group) -> Vec<NodeId> {
+        match self.ending {
+            Ending::Encoded => group.outputs.iter().map(|o| self.outputs[*o]).collect(),
+            Ending::PassedOn => Vec::new(),
+        }
     }
 
     fn stage(&self, number: usize, earlier: &[Planned]) -> Result<Planned, ArrayError> {
         let group = &self.groups[number];
         let inputs = self.inputs_of(group);
         let roots = || group.outputs.iter().map(|o| self.outputs[*o]);
-        let mut operand_nodes: Vec<NodeId> =
-            leaves(self.checked, inputs.iter().copied()).into_iter().collect();
-        for leaf in leaves(self.checked, roots()) {
+        let mut operand_nodes: Vec<NodeId> = self.leaves(inputs.iter().copied()).into_iter().collect();
+        for leaf in self.leaves(roots()) {
             if !operand_nodes.contains(&leaf) && !group.reductions.contains(&leaf) {
                 operand_nodes.push(leaf);
             }
@@ -223,6 +294,7 @@ impl Planner<'_> {
         Ok(Planned {
             dims: group.kept(),
             outputs: group.outputs.clone(),
+            passed_on: self.passed_on(number),
             producers,
             parts,
             reads_nbytes,
@@ -236,10 +308,22 @@ impl Planner<'_> {
         group: &Group,
         earlier: &[Planned],
         stage: &mut Stage,
-        producers: &mut Vec<usize>,
+        producers: &mut Vec<Producing>,
     ) -> Operand {
         let place = |dim: &usize| group.dims.iter().position(|d| d == dim);
         let dims: Vec<usize> = self.checked.info[node].dims.iter().filter_map(place).collect();
+        let lane = lane_of(self.checked.info[node].numeric);
+        let mut producer = |of: Producing, tile: &[u64]| {
+            producers.iter().position(|p| *p == of).unwrap_or_else(|| {
+                producers.push(of);
+                stage.producers.push(Producer { dims: dims.clone(), tile: tile.to_vec() });
+                producers.len() - 1
+            })
+        };
+        if let Some((number, held)) = self.held.get(&node) {
+            let producer = producer(Producing::Held(*number), &held.tile);
+            return Operand { dims, from: From::Tiles { producer, buffer: held.buffer, lane } };
+        }
         if let Node::Variable(index) = self.checked.nodes[node] {
             let variable = &self.joined.variables[index];
             if let Some((decode, _)) = &variable.decoded {
@@ -248,13 +332,8 @@ impl Planner<'_> {
         }
         let of = self.group_of(node);
         let source = &earlier[of];
-        let producer = producers.iter().position(|p| *p == of).unwrap_or_else(|| {
-            producers.push(of);
-            stage.producers.push(Producer { dims: dims.clone(), tile: source.stage.tile.clone() });
-            producers.len() - 1
-        });
+        let producer = producer(Producing::Stage(of), &source.stage.tile);
         let nth = self.passed_on(of).iter().position(|n| *n == node).unwrap_or(0);
-        let lane = lane_of(self.checked.info[node].numeric);
         let buffer = source.stage.outputs.len() + nth;
         Operand { dims, from: From::Tiles { producer, buffer, lane } }
     }
@@ -384,10 +463,11 @@ impl Planner<'_> {
         };
         let passed_on = self.passed_on(number);
         let lanes: Vec<Lane> = passed_on.iter().map(|n| lane_of(checked.info[*n].numeric)).collect();
-        let outputs = group.outputs.iter().map(|o| (self.outputs[*o], None));
+        let encoded = self.encoded(group);
+        let outputs = encoded.iter().map(|node| (*node, None));
         let passed = passed_on.iter().zip(&lanes).map(|(node, lane)| (*node, Some(*lane)));
         stage.finish = compile(checked, &outputs.chain(passed).collect::<Vec<_>>(), false, &finished);
-        stage.outputs = group.outputs.iter().map(|o| encoding(&checked.info[self.outputs[*o]])).collect();
+        stage.outputs = encoded.iter().map(|node| encoding(&checked.info[*node])).collect();
         stage.passed_on = lanes;
     }
 

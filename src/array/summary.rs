@@ -157,6 +157,7 @@ fn variable(joined: &Joined, variable: &JoinedVariable) -> VariableSummary {
     let filter = |filter: &Filter| match filter {
         Filter::Shuffle { .. } => "shuffle".to_owned(),
         Filter::Deflate { level } => format!("deflate {level}"),
+        Filter::Gzip { level } => format!("gzip {level}"),
         Filter::Fletcher32 => "fletcher32".to_owned(),
         Filter::Other { name, .. } => name.clone(),
     };

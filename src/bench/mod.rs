@@ -315,7 +315,11 @@ async fn submit(
     label: &str,
     mut next: impl FnMut() -> Option<(Columns, bool)>,
 ) -> Result<GraphId, BenchError> {
-    let mut submission = Submission::new(GraphOptions { label: label.to_owned(), max_failures: Some(0) })?;
+    let mut submission = Submission::new(GraphOptions {
+        label: label.to_owned(),
+        max_failures: Some(0),
+        ..GraphOptions::default()
+    })?;
     while let Some((part, is_last)) = next() {
         client.submit_part(&mut submission, part, is_last).await?;
     }

@@ -41,8 +41,8 @@ pub struct Args {
     /// Files, or patterns of their names; several are joined. Or dataset:NAME
     #[arg(long = "in", required = true, num_args = 1.., value_name = "FILE|dataset:NAME")]
     pub inputs: Vec<String>,
-    /// The file to write
-    #[arg(long = "out", value_name = "OUT.nc")]
+    /// The file to write, or the Zarr store
+    #[arg(long = "out", value_name = "OUT.nc|OUT.zarr")]
     pub output: PathBuf,
     /// Statements to keep in OUT although later ones use them
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
@@ -78,7 +78,10 @@ struct Report<'a> {
 }
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
-    let inputs = Inputs::find(&args.inputs, context)?;
+    let mut inputs = Inputs::find(&args.inputs, context)?;
+    if !args.local && !args.dry_run {
+        inputs.find_held(context)?;
+    }
     let names = inputs.files();
     let (files, dataset) = match inputs {
         Inputs::Files(files) => (files, None),
@@ -225,6 +228,7 @@ async fn on_cluster(plan: &Plan, bar: &ProgressBar, context: &Context) -> Result
             temporary: text_of_path(&plan.temporary),
             target: text_of_path(&plan.summary.out),
         }],
+        replicas: 0,
     };
     settled(&mut client, looks, options("look at files for"), &hidden, &mut stops, context).await?;
     settled(&mut client, plan.graph.clone(), options("compute"), bar, &mut stops, context).await
@@ -257,7 +261,7 @@ async fn settled(
 }
 
 /// A graph is submitted in one piece, so that no value is released before all that needs it is known.
-fn check_size(columns: &Columns) -> Result<(), CliError> {
+pub(super) fn check_size(columns: &Columns) -> Result<(), CliError> {
     // A number takes five bytes at most.
     let numbers = [&columns.op_of, &columns.args_end, &columns.deps, &columns.deps_end].map(Vec::len);
     let params = |op: &Op| if let Op::Kernel { params, .. } = op { params.len() } else { 0 };
@@ -293,7 +297,7 @@ async fn submitted(
     Err(CliError::silent(exit))
 }
 
-async fn cancel(client: &mut Client, graph: GraphId, context: &Context) {
+pub(super) async fn cancel(client: &mut Client, graph: GraphId, context: &Context) {
     let told = match tokio::time::timeout(PATIENCE, cancelled(client, graph)).await {
         Ok(Ok(())) => return,
         Ok(Err(error)) => error.message,
@@ -309,7 +313,7 @@ async fn cancelled(client: &mut Client, graph: GraphId) -> Result<(), CliError> 
 }
 
 /// What failed, if not all went well. Tasks that failed for another one's failure say nothing new.
-fn failure(counts: &Counts, failures: &[Failure], graph: GraphId) -> Option<CliError> {
+pub(super) fn failure(counts: &Counts, failures: &[Failure], graph: GraphId) -> Option<CliError> {
     if counts.erred + counts.cancelled == 0 {
         return None;
     }

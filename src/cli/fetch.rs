@@ -3,7 +3,7 @@
 use super::Context;
 use super::compute::execute;
 use super::exit::{CliError, Exit};
-use super::inputs::{array_error, check_writable, dataset};
+use super::inputs::{DATASET, Inputs, array_error, check_writable};
 use crate::array::{self, ComputeRequest};
 use crate::local::Host;
 use std::path::{Path, PathBuf};
@@ -25,9 +25,11 @@ pub struct Args {
 }
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
-    let stored = dataset(&args.dataset, context)?;
-    let published = stored.published()?;
-    let names: Vec<PathBuf> = published.joined.files.iter().map(|stamp| PathBuf::from(&stamp.path)).collect();
+    let mut inputs = Inputs::find(&[format!("{DATASET}{}", args.dataset)], context)?;
+    if !args.local {
+        inputs.find_held(context)?;
+    }
+    let (published, names) = (inputs.open()?, inputs.files());
     let told = |error| array_error(error, &names);
     let (statements, keep) = published.everything().map_err(told)?;
     let request = ComputeRequest {

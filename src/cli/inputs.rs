@@ -10,7 +10,7 @@ use nix::unistd::{AccessFlags, access};
 use std::path::{Path, PathBuf};
 
 /// Before the name of a dataset, or the path of the folder of somebody else's.
-const DATASET: &str = "dataset:";
+pub const DATASET: &str = "dataset:";
 
 /// What the words after `--in` name.
 pub enum Inputs {

@@ -22,6 +22,7 @@ mod logs;
 mod ls;
 mod output;
 mod passthrough;
+mod pinned;
 mod queues;
 mod result;
 mod roles;

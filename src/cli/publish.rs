@@ -4,12 +4,17 @@
 //! and `--persist disk` compute.
 
 use super::Context;
-use super::compute::chunk;
+use super::compute::{chunk, execute};
 use super::exit::{CliError, Exit};
 use super::inputs::{Inputs, array_error};
-use crate::array::Published;
+use super::pinned;
+use crate::array::published::to_table;
+use crate::array::{self, ComputeRequest, Published};
 use crate::datasets::share::{group_of, unreadable};
-use crate::datasets::{Persist, Publication, Registry, Stored, TABLE, check_name};
+use crate::datasets::{
+    DATA, DatasetError, Draft, Persist, Publication, Recipe, Registry, Stored, TABLE, check_name,
+};
+use crate::local::Host;
 use crate::state::StateDir;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -40,11 +45,19 @@ pub struct Args {
     /// Replace the dataset if there is one of that name
     #[arg(long)]
     pub overwrite: bool,
+    /// Compute on this host's threads, without a cluster
+    #[arg(long)]
+    pub local: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Kind {
+    /// Nowhere but in the source files
     Lazy,
+    /// In the memory of the cluster's workers, two of them each value
+    Memory,
+    /// In a Zarr store, which is computed now
+    Disk,
 }
 
 /// What was published.
@@ -59,19 +72,45 @@ struct Report<'a> {
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     check_name(&args.dataset)?;
+    if args.persist == Kind::Memory && (args.local || args.share.is_some()) {
+        let message = "--persist memory is for a cluster's own workers: not with --local or --share";
+        return Err(CliError::usage(message).hint("others can read --persist lazy and disk"));
+    }
     let registry = registry(context)?;
     let inputs = Inputs::find(&args.inputs, context)?;
     let publication = Publication {
         name: args.dataset,
         persist: match args.persist {
             Kind::Lazy => Persist::Lazy,
+            Kind::Memory => Persist::Memory,
+            Kind::Disk => Persist::Disk,
         },
         statements: args.statements,
         chunks: args.chunks,
         share: args.share,
         overwrite: args.overwrite,
     };
-    let stored = lazily(&registry, publication, &inputs)?;
+    let names = inputs.files();
+    let told = |error| match error {
+        DatasetError::Array(error) => array_error(error, &names),
+        error => CliError::from(error),
+    };
+    let draft = registry.begin(&publication)?;
+    let work = Work { publication, published: inputs.open()?, draft };
+    let host = args.local.then(Host::here);
+    let (draft, recipe, published) = match work.publication.persist {
+        Persist::Disk => work.on_disk(host.as_ref(), context)?,
+        Persist::Memory => work.in_memory(&inputs, context)?,
+        Persist::Lazy => work.lazily(&inputs)?,
+    };
+    let old = registry.open(&recipe.name).ok();
+    let stored = registry.commit(draft, &recipe, &published).map_err(told);
+    // Of what is replaced or has failed, nobody knows any more.
+    let gone = if stored.is_ok() { old.map(|old| old.recipe) } else { Some(recipe) };
+    if let Some(recipe) = gone {
+        pinned::release(&recipe, context);
+    }
+    let stored = stored?;
     if stored.recipe.shared {
         warn_unreadable(&stored, context);
     }
@@ -86,25 +125,71 @@ fn registry(context: &Context) -> Result<Registry, CliError> {
     Ok(Registry::of(&state))
 }
 
-fn lazily(registry: &Registry, mut wanted: Publication, inputs: &Inputs) -> Result<Stored, CliError> {
-    let names = inputs.files();
-    let told = |error| match error {
-        crate::datasets::DatasetError::Array(error) => array_error(error, &names),
-        error => CliError::from(error),
-    };
-    match inputs {
-        Inputs::Files(files) => registry.publish_lazily(&wanted, files).map_err(told),
-        Inputs::Dataset(dataset) => {
-            let (stored, published) = &**dataset;
-            wanted.statements = [&published.statements[..], &wanted.statements].concat();
-            let draft = registry.begin(&wanted)?;
-            let table = stored.folder.join(TABLE);
-            let bytes = std::fs::read(&table);
-            let bytes = bytes.map_err(|error| CliError::config(format!("{}: {error}", table.display())))?;
-            draft.write(TABLE, &bytes)?;
-            let published = Published { statements: wanted.statements.clone(), ..published.clone() };
-            registry.commit(draft, &wanted.recipe(&published.joined), &published).map_err(told)
-        }
+/// A dataset that is being made: the draft of its folder, what it is made from, and with which statements.
+struct Work {
+    publication: Publication,
+    published: Published,
+    draft: Draft,
+}
+
+/// A folder that lacks only its recipe and summary.
+type Made = (Draft, Recipe, Published);
+
+impl Work {
+    /// The recipe, and what it makes.
+    fn recipe(&mut self) -> Recipe {
+        let own = std::mem::take(&mut self.publication.statements);
+        self.published.statements.extend(own);
+        self.publication.statements = self.published.statements.clone();
+        self.publication.recipe(&self.published.joined)
+    }
+
+    /// Keeps where the chunks of the source files are.
+    fn lazily(mut self, inputs: &Inputs) -> Result<Made, CliError> {
+        let recipe = self.recipe();
+        let table = match inputs {
+            Inputs::Files(files) => to_table(files).map_err(|error| array_error(error, files))?.1,
+            Inputs::Dataset(dataset) => {
+                let table = dataset.0.folder.join(TABLE);
+                let unreadable = |error| CliError::config(format!("{}: {error}", table.display()));
+                std::fs::read(&table).map_err(unreadable)?
+            }
+        };
+        self.draft.write(TABLE, &table)?;
+        Ok((self.draft, recipe, self.published))
+    }
+
+    /// Has workers compute all values and keep them.
+    fn in_memory(mut self, inputs: &Inputs, context: &Context) -> Result<Made, CliError> {
+        let names = inputs.files();
+        let own = std::mem::take(&mut self.publication.statements);
+        self.published.statements.extend(own);
+        let everything = self.published.everything().map_err(|error| array_error(error, &names))?;
+        // What has no statement gets one: statements are what is held.
+        self.publication.statements = everything.0;
+        let (draft, mut recipe, published) = self.lazily(inputs)?;
+        recipe.memory = Some(pinned::compute(&recipe, &published, context)?);
+        Ok((draft, recipe, published))
+    }
+
+    /// Computes all values into a store in the folder.
+    fn on_disk(mut self, host: Option<&Host>, context: &Context) -> Result<Made, CliError> {
+        let recipe = self.recipe();
+        let names: Vec<&str> = recipe.inputs.iter().map(|input| input.path.as_str()).collect();
+        let told = |error| array_error(error, &names);
+        let (statements, keep) = self.published.everything().map_err(told)?;
+        let request = ComputeRequest {
+            statements,
+            keep,
+            dataset: Some(self.published),
+            out: self.draft.path().join(DATA),
+            chunks: self.publication.chunks,
+            ..ComputeRequest::default()
+        };
+        let plan = array::plan(&request).map_err(told)?;
+        execute(&plan, host, context)?;
+        let joined = array::open(&[request.out]).map_err(told)?;
+        Ok((self.draft, recipe, Published::of(joined)))
     }
 }
 
@@ -131,7 +216,7 @@ fn warn_unreadable(stored: &Stored, context: &Context) {
 fn tell(stored: &Stored, context: &Context) -> Result<(), CliError> {
     let (recipe, folder) = (&stored.recipe, &stored.folder);
     if context.out.is_json() {
-        let summary = stored.published()?.summary().map_err(crate::datasets::DatasetError::from)?;
+        let summary = stored.published()?.summary().map_err(DatasetError::from)?;
         let variables = summary.variables.into_iter().map(|v| v.name).collect();
         let (name, persist) = (&recipe.name, recipe.persist.as_str());
         return context.out.json(&Report { name, persist, folder, inputs: recipe.inputs.len(), variables });

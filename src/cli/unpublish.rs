@@ -3,6 +3,7 @@
 use super::Context;
 use super::connect::state_dir;
 use super::exit::{CliError, Exit};
+use super::pinned;
 use crate::datasets::Registry;
 
 #[derive(clap::Args, Clone, Debug, PartialEq)]
@@ -13,7 +14,12 @@ pub struct Args {
 }
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
-    Registry::of(&state_dir(context)?).remove(&args.dataset)?;
+    let registry = Registry::of(&state_dir(context)?);
+    let recipe = registry.open(&args.dataset).ok().map(|stored| stored.recipe);
+    registry.remove(&args.dataset)?;
+    if let Some(recipe) = recipe {
+        pinned::release(&recipe, context);
+    }
     context.out.note(format!("dataset:{} is no more", args.dataset));
     Ok(Exit::Ok)
 }

@@ -122,7 +122,14 @@ impl Registry {
         published: &Published,
     ) -> Result<Stored, DatasetError> {
         draft.write(recipe::FILE, recipe.text().as_bytes())?;
-        draft.write(readme::FILE, readme::text(recipe, &published.summary()?).as_bytes())?;
+        let mut summary = published.summary()?;
+        for file in &mut summary.files {
+            // A store in the folder has another path soon.
+            if let Ok(own) = Path::new(&*file).strip_prefix(draft.path()) {
+                *file = own.display().to_string();
+            }
+        }
+        draft.write(readme::FILE, readme::text(recipe, &summary).as_bytes())?;
         let old = self.linked(&recipe.name);
         let folder = draft.commit()?;
         if recipe.shared {
@@ -151,7 +158,7 @@ impl Registry {
     ///
     /// # Errors
     /// It can't be written.
-    pub fn rewrite(&self, stored: &Stored) -> Result<(), DatasetError> {
+    pub fn rewrite(stored: &Stored) -> Result<(), DatasetError> {
         let path = stored.folder.join(recipe::FILE);
         crate::state::files::write_atomic(&path, stored.recipe.text().as_bytes())
             .map_err(|error| DatasetError::io("write", &path, io::Error::other(error.to_string())))

@@ -332,11 +332,11 @@ impl Part<'_> {
         for (i, filter) in filters.iter().enumerate().rev().filter(|(i, _)| applied(*i)) {
             match filter {
                 Filter::Fletcher32 => self.check_fletcher(ordinal, &mut scratch.stored)?,
-                Filter::Deflate { .. } => {
+                Filter::Deflate { .. } | Filter::Gzip { .. } => {
                     // Checksums that were put on before deflate are still in its output.
                     let sums = filters[..i].iter().enumerate();
                     let sums = sums.filter(|(i, f)| applied(*i) && **f == Filter::Fletcher32).count();
-                    self.inflate(ordinal, nbytes + 4 * sums, scratch)?;
+                    self.inflate(ordinal, nbytes + 4 * sums, filter, scratch)?;
                     std::mem::swap(&mut scratch.stored, &mut scratch.other);
                 }
                 Filter::Shuffle { element_size } => {
@@ -344,7 +344,8 @@ impl Part<'_> {
                     std::mem::swap(&mut scratch.stored, &mut scratch.other);
                 }
                 Filter::Other { id, name } => {
-                    return Err(self.unsupported(&format!("compressed with {name} (HDF5 filter {id})")));
+                    let number = if *id == 0 { String::new() } else { format!(" (HDF5 filter {id})") };
+                    return Err(self.unsupported(&format!("compressed with {name}{number}")));
                 }
             }
         }
@@ -357,7 +358,13 @@ impl Part<'_> {
         Ok(())
     }
 
-    fn inflate(&self, ordinal: usize, nbytes: usize, scratch: &mut Scratch) -> Result<(), FormatError> {
+    fn inflate(
+        &self,
+        ordinal: usize,
+        nbytes: usize,
+        filter: &Filter,
+        scratch: &mut Scratch,
+    ) -> Result<(), FormatError> {
         let most = (scratch.stored.len() as u64).saturating_mul(INFLATE_RATIO);
         if nbytes as u64 > most {
             return Err(self.damaged(format!(
@@ -366,7 +373,11 @@ impl Part<'_> {
             )));
         }
         scratch.other.resize(nbytes, 0);
-        let made = scratch.inflate.zlib_decompress(&scratch.stored, &mut scratch.other);
+        let Scratch { inflate, stored, other, .. } = scratch;
+        let made = match filter {
+            Filter::Gzip { .. } => inflate.gzip_decompress(stored, other),
+            _ => inflate.zlib_decompress(stored, other),
+        };
         match made {
             Ok(made) if made == nbytes => Ok(()),
             Ok(made) => {

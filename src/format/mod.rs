@@ -7,6 +7,7 @@
 //! | [`hdf5`] | a netCDF-4 (HDF5) file's metadata and chunk tables, no data: [`hdf5::open`] |
 //! | [`decode`] | chunks and hyperslabs of a variable as plain little-endian bytes |
 //! | [`netcdf4`] | the writer: a pure layout of the file's bytes, and thin IO for parallel writers |
+//! | [`zarr`] | Zarr stores: a directory as one long file, and what is in it; and what is to be written |
 //! | [`table`] | the metadata and chunk tables of many files in one file of our own |
 //! | [`grid`] | arithmetic of chunk grids and boxes |
 //! | [`example`] | sample wind files |
@@ -20,6 +21,7 @@ mod lookup3;
 pub mod netcdf4;
 pub mod read_at;
 pub mod table;
+pub mod zarr;
 
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -91,6 +93,10 @@ pub enum Filter {
         level: u32,
     },
     Fletcher32,
+    /// Deflate in gzip's wrapping.
+    Gzip {
+        level: u32,
+    },
     /// A filter that this program can't undo: its chunks can be listed, not read.
     Other {
         id: u16,

@@ -11,6 +11,7 @@ pub mod program;
 pub mod source;
 pub mod stage;
 pub mod tile;
+pub mod zarr;
 
 use crate::graph::Value;
 
@@ -55,6 +56,8 @@ pub fn lookup(name: &str) -> Option<Kernel> {
         "array.layout" => Some(output::layout),
         "array.write" => Some(output::write),
         "array.close" => Some(output::close),
+        "zarr.write" => Some(zarr::write),
+        "zarr.close" => Some(zarr::close),
         _ => None,
     }
 }

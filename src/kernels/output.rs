@@ -224,7 +224,7 @@ pub(super) fn open_temporary(temporary: &Path) -> Result<File, KernelError> {
 }
 
 /// The temporary file isn't there: this host doesn't see its folder, or the plan's owner has given it up.
-fn gone(temporary: &Path) -> KernelError {
+pub(super) fn gone(temporary: &Path) -> KernelError {
     let folder = temporary.parent().unwrap_or(Path::new("."));
     KernelError::new(if folder.is_dir() {
         format!("not visible on {}, or removed while it was written: {}", host(), temporary.display())
@@ -264,7 +264,7 @@ fn refuse_existing(temporary: &Path, target: &Path) -> Result<(), KernelError> {
     if ours { Ok(()) } else { Err(exists(target)) }
 }
 
-fn exists(target: &Path) -> KernelError {
+pub(super) fn exists(target: &Path) -> KernelError {
     KernelError::new(format!(
         "{} has come into being meanwhile and is left as it is: remove it, or pass --overwrite",
         target.display()
@@ -314,7 +314,7 @@ fn is_absent(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
-fn io_error(error: &io::Error, path: &Path) -> KernelError {
+pub(super) fn io_error(error: &io::Error, path: &Path) -> KernelError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => KernelError::new(format!(
             "no room left on the disk of {} (on {}): {error}",

@@ -7,7 +7,7 @@ use crate::format::decode::{Scratch, read_slab};
 use crate::format::grid::{Place, copy_box};
 use crate::format::read_at::LocalFile;
 use crate::format::table::TablePart;
-use crate::format::{Dataset, FormatError, ReadAt, Storage, hdf5};
+use crate::format::{Dataset, FormatError, ReadAt, Storage, hdf5, zarr};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -48,11 +48,17 @@ pub struct Source {
 /// Files that a task holds open at a time: one may go through thousands.
 const HELD_FILES: usize = 16;
 
-/// A file and what its metadata say.
-#[derive(Clone, Debug)]
+/// A file or store and what its metadata say.
+#[derive(Clone)]
 pub struct OpenFile {
-    pub file: Arc<LocalFile>,
+    pub file: Arc<dyn ReadAt>,
     pub dataset: Arc<Dataset>,
+}
+
+impl std::fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("OpenFile").field(&self.file.name()).finish()
+    }
 }
 
 /// The files of a plan, opened when they are needed.
@@ -85,12 +91,17 @@ impl<'a> Files<'a> {
 }
 
 impl FileStamp {
-    /// The file as it is now.
+    /// The file as it is now; of a store, the file that says what is in it.
     ///
     /// # Errors
-    /// What `stat` says.
+    /// What `stat` says, and a directory that is no store.
     pub fn of(path: &Path) -> io::Result<FileStamp> {
-        let metadata = std::fs::metadata(path)?;
+        let mut metadata = std::fs::metadata(path)?;
+        if metadata.is_dir() {
+            let no_store =
+                || io::Error::new(io::ErrorKind::InvalidInput, "a directory that is no Zarr store");
+            metadata = std::fs::metadata(zarr::marker(path).ok_or_else(no_store)?)?;
+        }
         let modified_ns =
             metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
         Ok(FileStamp { path: path.display().to_string(), size: metadata.len(), modified_ns, table: None })
@@ -210,39 +221,44 @@ impl Source {
     }
 }
 
+type Kept<T> = Vec<(FileStamp, Arc<T>)>;
+
 /// Metadata and open files of this process, newest last.
 struct Cache {
-    datasets: Mutex<Vec<(FileStamp, Arc<Dataset>)>>,
-    files: Mutex<Vec<(FileStamp, Arc<LocalFile>)>>,
+    datasets: Mutex<Kept<Dataset>>,
+    files: Mutex<Kept<dyn ReadAt>>,
 }
 
 static CACHE: Cache = Cache { datasets: Mutex::new(Vec::new()), files: Mutex::new(Vec::new()) };
 
 impl Cache {
     fn open(&self, stamp: &FileStamp) -> Result<OpenFile, FormatError> {
-        let file = match used(&self.files, stamp) {
-            Some(file) => file,
-            None => {
-                let file = Arc::new(LocalFile::open(&stamp.path)?);
-                keep(&self.files, stamp, &file, |_| 1, OPEN_FILES);
-                file
-            }
+        if let (Some(file), Some(dataset)) = (used(&self.files, stamp), used(&self.datasets, stamp)) {
+            return Ok(OpenFile { file, dataset });
+        }
+        let (file, dataset): (Arc<dyn ReadAt>, Arc<Dataset>) = if Path::new(&stamp.path).is_dir() {
+            let (store, dataset) = zarr::open(Path::new(&stamp.path))?;
+            (Arc::new(store), Arc::new(dataset))
+        } else {
+            let file = match used(&self.files, stamp) {
+                Some(file) => file,
+                None => Arc::new(LocalFile::open(&stamp.path)?),
+            };
+            // Two threads may read the same metadata at once; the second to finish finds them kept.
+            let dataset = match used(&self.datasets, stamp) {
+                Some(dataset) => dataset,
+                None => Arc::new(metadata(stamp, &*file)?),
+            };
+            (file, dataset)
         };
-        let dataset = match used(&self.datasets, stamp) {
-            Some(dataset) => dataset,
-            None => {
-                // Two threads may read the same metadata at once; the second to finish finds them kept.
-                let dataset = Arc::new(metadata(stamp, &file)?);
-                keep(&self.datasets, stamp, &dataset, weight, CACHED_CHUNKS);
-                dataset
-            }
-        };
+        keep(&self.files, stamp, &file, |_| 1, OPEN_FILES);
+        keep(&self.datasets, stamp, &dataset, weight, CACHED_CHUNKS);
         Ok(OpenFile { file, dataset })
     }
 }
 
 /// What the file says of itself: by the table that was published of it, if there still is one.
-fn metadata(stamp: &FileStamp, file: &LocalFile) -> Result<Dataset, FormatError> {
+fn metadata(stamp: &FileStamp, file: &dyn ReadAt) -> Result<Dataset, FormatError> {
     match stamp.table.as_ref().map(TablePart::read) {
         Some(Err(FormatError::Io { source, .. })) if source.kind() == io::ErrorKind::NotFound => {}
         Some(read) => return read,
@@ -252,7 +268,7 @@ fn metadata(stamp: &FileStamp, file: &LocalFile) -> Result<Dataset, FormatError>
 }
 
 /// What the cache has, which becomes its newest entry.
-fn used<T>(cache: &Mutex<Vec<(FileStamp, Arc<T>)>>, stamp: &FileStamp) -> Option<Arc<T>> {
+fn used<T: ?Sized>(cache: &Mutex<Kept<T>>, stamp: &FileStamp) -> Option<Arc<T>> {
     let mut entries = cache.lock().unwrap_or_else(PoisonError::into_inner);
     let at = entries.iter().rposition(|(kept, _)| kept == stamp)?;
     let entry = entries.remove(at);
@@ -262,8 +278,8 @@ fn used<T>(cache: &Mutex<Vec<(FileStamp, Arc<T>)>>, stamp: &FileStamp) -> Option
 }
 
 /// Adds an entry and drops the oldest while all together weigh more than `limit`.
-fn keep<T>(
-    cache: &Mutex<Vec<(FileStamp, Arc<T>)>>,
+fn keep<T: ?Sized>(
+    cache: &Mutex<Kept<T>>,
     stamp: &FileStamp,
     value: &Arc<T>,
     weigh: impl Fn(&T) -> usize,

@@ -15,6 +15,9 @@ pub struct GraphOptions {
     /// submitted it may be gone by then.
     #[serde(default)]
     pub unfinished: Vec<PendingOutput>,
+    /// More than 0 pins the graph: its wanted values are kept, by so many workers each, until it is unpinned.
+    #[serde(default)]
+    pub replicas: u8,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -49,6 +52,11 @@ pub enum Request {
     Scale {
         request: RequestId,
         workers: u32,
+    },
+    /// Let go of the values of a pinned graph: that one, or the one that has this task.
+    Unpin {
+        request: RequestId,
+        key: Key,
     },
     /// End the cluster: let running tasks end for so long, then stop workers, cancel allocations, and exit.
     Down {
@@ -246,6 +254,9 @@ pub enum Reply {
     Status(Box<StatusReport>),
     Scaled {
         workers: u32,
+    },
+    Unpinned {
+        tasks: u64,
     },
     /// Sent while going down, and once more with `left` 0.
     GoingDown {

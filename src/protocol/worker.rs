@@ -240,6 +240,8 @@ pub enum ToWorker {
     },
     Cancel(Vec<Execution>),
     Free(Vec<TaskId>),
+    /// Fetch these values from one of their holders, and hold them too.
+    Replicate(Vec<(TaskId, Vec<WorkerIndex>)>),
     /// Nobody will name this graph again.
     ForgetGraph(GraphId),
     /// Take nothing new and leave; `now`: what runs is killed first.

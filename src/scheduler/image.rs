@@ -83,4 +83,5 @@ pub struct Base {
 pub enum Answer {
     Cancelled { tasks: u64 },
     Scaled { workers: u32 },
+    Unpinned { tasks: u64 },
 }

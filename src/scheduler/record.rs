@@ -70,6 +70,11 @@ pub enum Record {
     Image(Box<Image>),
     /// Of a snapshot: the rest, which puts the images into force.
     Base(Box<Base>),
+    /// The values of a pinned graph are let go.
+    Unpinned {
+        request: RequestId,
+        graph: GraphId,
+    },
     /// Nobody will name this graph again.
     Forgotten {
         graph: GraphId,

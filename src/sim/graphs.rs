@@ -140,6 +140,7 @@ impl Plan {
         let options = GraphOptions {
             label: format!("client {client}"),
             max_failures: random.chance(0.1).then(|| random.below(3) as u32),
+            replicas: if random.chance(0.15) { 2 } else { 0 },
             ..GraphOptions::default()
         };
         let request = RequestId(u128::from(random.next()) << 64 | u128::from(random.next()));

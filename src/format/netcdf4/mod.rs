@@ -112,7 +112,7 @@ impl VarSpec {
     }
 
     /// `fill`, or else the attribute `_FillValue`.
-    fn explicit_fill(&self) -> Option<Vec<u8>> {
+    pub(in crate::format) fn explicit_fill(&self) -> Option<Vec<u8>> {
         self.fill.clone().or_else(|| {
             let attribute = self.attributes.iter().find(|a| a.name == "_FillValue")?;
             attribute.value.element(self.dtype)

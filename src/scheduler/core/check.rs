@@ -53,6 +53,7 @@ impl Core {
             assert_eq!(listed, usize::from(takes), "{name} in the order of load");
         }
         assert!(assigned.is_empty() && holds.is_empty(), "tasks on workers that aren't known");
+        self.check_replication();
     }
 
     fn check_state(&self, task: TaskId, state: TaskState) {

@@ -88,6 +88,7 @@ impl Core {
             Request::Tasks { state, graph, limit } => self.list_tasks(state, graph, limit),
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::Scale { request, workers } => self.on_scale(request, workers, out),
+            Request::Unpin { request, key } => self.on_unpin(request, &key, out),
             Request::Down { drain_ms } => {
                 return self.on_down((peer, call), Duration::from_millis(drain_ms));
             }

@@ -232,6 +232,7 @@ impl Core {
                     }
                 }
                 self.workers.add_holding(worker, task);
+                self.note_holders(task);
             }
             // Its only holder was lost, and comes back before the value is made again.
             Some(TaskState::Ready | TaskState::Waiting { .. }) if self.was_finished(task) => {

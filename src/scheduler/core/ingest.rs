@@ -31,6 +31,9 @@ pub(super) enum Answered {
     Scaled {
         workers: u32,
     },
+    Unpinned {
+        tasks: u64,
+    },
 }
 
 pub(super) struct Part {
@@ -327,7 +330,9 @@ impl Core {
 
     /// The graph was settled once: from now on its turn to be forgotten comes nearer.
     pub(super) fn enter_history(&mut self, id: GraphId) {
-        if let Some(graph) = self.graphs.get_mut(&id).filter(|graph| !graph.in_history) {
+        // A pinned one stays.
+        let enters = |graph: &&mut GraphState| graph.options.replicas == 0 && !graph.in_history;
+        if let Some(graph) = self.graphs.get_mut(&id).filter(enters) {
             graph.in_history = true;
             self.settled_tasks += graph.tasks.len() as u64;
             self.settled_bytes += graph.kept_bytes();

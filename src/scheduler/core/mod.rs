@@ -15,6 +15,7 @@ mod inspect;
 mod outbox;
 mod placing;
 mod replay;
+mod replicas;
 mod reports;
 mod roster;
 mod snapshot;
@@ -142,6 +143,7 @@ pub struct Core {
     unplaced_outputs: Vec<TaskId>,
     /// What graphs that failed have left, until a worker is there to remove it.
     leftovers: Vec<PendingOutput>,
+    replication: replicas::Replication,
     /// Values that nobody needs once this record is durable.
     releasable: VecDeque<(JournalSeq, TaskId)>,
     /// The last entry of each task in there: an older one may be of a time before the value was needed again.
@@ -183,6 +185,7 @@ impl Core {
             allocations: Allocations::new(config.first_allocation, config.workers),
             unplaced_outputs: Vec::new(),
             leftovers: Vec::new(),
+            replication: replicas::Replication::default(),
             releasable: VecDeque::new(),
             release_after: FastMap::default(),
             next_seq: config.first_record,
@@ -224,6 +227,7 @@ impl Core {
         self.place_outputs();
         self.discard_leftovers();
         self.place();
+        self.replicate();
         self.scale(out);
         self.flush_fates(out);
         self.flush_outbox(out);

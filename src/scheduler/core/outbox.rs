@@ -29,6 +29,8 @@ struct Letter {
     discard: Vec<PendingOutput>,
     cancel: Vec<Execution>,
     free: Vec<TaskId>,
+    /// To be fetched from these.
+    replicate: Vec<(TaskId, Vec<WorkerIndex>)>,
     /// Of forgotten graphs: they go once it is durable that nobody will name them.
     free_forgotten: Vec<TaskId>,
 }
@@ -69,6 +71,10 @@ impl Outbox {
 
     pub fn free(&mut self, worker: WorkerIndex, task: TaskId) {
         self.letter(worker).free.push(task);
+    }
+
+    pub fn replicate(&mut self, worker: WorkerIndex, task: TaskId, holders: Vec<WorkerIndex>) {
+        self.letter(worker).replicate.push((task, holders));
     }
 
     pub fn free_forgotten(&mut self, worker: WorkerIndex, task: TaskId) {
@@ -120,6 +126,9 @@ impl Core {
         }
         if !letter.peers.is_empty() {
             send(ToWorker::Peers(letter.peers), None);
+        }
+        if !letter.replicate.is_empty() {
+            send(ToWorker::Replicate(letter.replicate), None);
         }
         // After a restart the number of a graph that was lost may go to another: nobody must have heard of it then.
         let part = |a: &Assignment| self.graphs.get(&a.execution.task.graph)?.part_of(a.execution.task.index);

@@ -202,7 +202,7 @@ impl Core {
         inputs
     }
 
-    fn introduce_peer(&mut self, worker: WorkerIndex, other: WorkerIndex) {
+    pub(super) fn introduce_peer(&mut self, worker: WorkerIndex, other: WorkerIndex) {
         let Some(addresses) = self.workers.get(other).map(|w| w.registration.addresses.clone()) else {
             return;
         };

@@ -145,6 +145,7 @@ impl Core {
             Record::AllocationOver { allocation } => {
                 self.allocations.end(allocation, AllocationStateName::Ended)
             }
+            Record::Unpinned { request, graph } => drop(self.take_unpin(request, graph)),
             Record::Forgotten { graph } => self.forget(graph),
         }
         Ok(())

@@ -42,6 +42,8 @@ impl Core {
             classes: _,
             class_index: _,
             unplaced_outputs: _,
+            leftovers: _,
+            replication: _,
             // Of this epoch only.
             config: _,
             now: _,
@@ -95,6 +97,7 @@ impl Core {
             Answered::Graph { .. } => None,
             Answered::Cancelled { tasks } => Some(Answer::Cancelled { tasks: *tasks }),
             Answered::Scaled { workers } => Some(Answer::Scaled { workers: *workers }),
+            Answered::Unpinned { tasks } => Some(Answer::Unpinned { tasks: *tasks }),
         }
     }
 
@@ -331,6 +334,7 @@ impl Core {
                 match answer {
                     Answer::Cancelled { tasks } => Answered::Cancelled { tasks },
                     Answer::Scaled { workers } => Answered::Scaled { workers },
+                    Answer::Unpinned { tasks } => Answered::Unpinned { tasks },
                 },
             );
         }

@@ -42,6 +42,7 @@ impl Core {
         self.update(task, |record| record.state = new);
         self.count(task, Some(old), new);
         self.enter(task, new);
+        self.note_holders(task);
         if new.is_settled() && !old.is_settled() {
             self.on_settled(task);
         }

@@ -196,6 +196,11 @@ impl Story {
         });
     }
 
+    fn submit_with(&mut self, request: u128, columns: Columns, options: GraphOptions) {
+        let (request, columns) = (RequestId(request), Box::new(columns));
+        self.ask(Request::Submit { request, part: 0, last: true, columns, options });
+    }
+
     fn worker_says(&mut self, peer: u64, message: FromWorker) {
         self.tell(Event::FromWorker { peer: PeerId(peer), message });
     }
@@ -231,6 +236,13 @@ impl Story {
 
     fn skip(&mut self) {
         self.out.clear();
+    }
+
+    /// Takes what came out up to the first action of that kind, which must be there.
+    fn skip_until(&mut self, is_it: impl Fn(&Action) -> bool) {
+        let at = self.out.iter().position(is_it);
+        let at = at.unwrap_or_else(|| panic!("it is not in {:?}", self.out));
+        self.out.drain(..=at);
     }
 
     fn quiet(&self) {

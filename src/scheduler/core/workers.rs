@@ -196,6 +196,7 @@ impl Core {
     }
 
     fn lose_values_of(&mut self, index: WorkerIndex) {
+        self.note_gone(index);
         let holds: Vec<TaskId> =
             self.workers.get(index).map(|w| w.holds.iter().copied().collect()).unwrap_or_default();
         for task in holds {
@@ -205,6 +206,7 @@ impl Core {
 
     pub(super) fn strike_off(&mut self, task: TaskId, index: WorkerIndex) {
         self.workers.drop_holding(index, task);
+        self.note_not_held(task, index);
         let Some(TaskState::Held { worker: first }) = self.state(task) else { return };
         let mut others = self.holders(task, first);
         if !others.contains(&index) {
@@ -218,6 +220,7 @@ impl Core {
                     graph.replicas.insert(task.index, others[1..].to_vec());
                 }
                 self.update(task, |record| record.state = TaskState::Held { worker: next });
+                self.note_holders(task);
             }
         }
     }

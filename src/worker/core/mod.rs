@@ -413,6 +413,11 @@ impl Core {
                     self.free_value(task, out);
                 }
             }
+            ToWorker::Replicate(values) => {
+                for (task, holders) in values {
+                    self.replicate(task, &holders, out);
+                }
+            }
             ToWorker::ForgetGraph(graph) => self.ops.retain(|(of, _), _| *of != graph),
             ToWorker::Leave { reason, now } => {
                 if now {

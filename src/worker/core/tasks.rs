@@ -4,7 +4,9 @@ use super::{
     Action, Assignment, Core, Doubtful, Execution, Held, Holder, Input, Outcome, SIGNAL_DOUBT, span,
 };
 use crate::graph::{Op, Resources, TaskId};
-use crate::protocol::{ErrorKind, Holding, MissingInput, Source, TaskError};
+use crate::protocol::{ErrorKind, Holding, MissingInput, Source, TaskError, WorkerIndex};
+use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 pub(super) struct Task {
@@ -73,6 +75,10 @@ impl Core {
     fn sources(&self, task: &Task, input: TaskId) -> Vec<Holder> {
         let source = task.inputs.iter().find(|(id, _)| *id == input).map(|(_, source)| source);
         let Some(Source::Peers(peers)) = source else { return Vec::new() };
+        self.addresses(peers)
+    }
+
+    fn addresses(&self, peers: &[WorkerIndex]) -> Vec<Holder> {
         peers
             .iter()
             .filter(|peer| Some(**peer) != self.index)
@@ -81,13 +87,27 @@ impl Core {
     }
 
     fn fetch(&mut self, execution: Execution, input: TaskId, from: Vec<Holder>, out: &mut Vec<Action>) {
-        let waiting = self.fetching.entry(input).or_default();
-        let first = waiting.is_empty();
-        waiting.insert(execution);
+        let first = !self.fetching.contains_key(&input);
+        self.fetching.entry(input).or_default().insert(execution);
         if from.is_empty() {
             self.on_fetch_failed(self.not_here(input));
         } else if first {
             out.push(Action::Fetch { task: input, from });
+        }
+    }
+
+    /// Fetches a value that no task here waits for, to hold it too.
+    pub(super) fn replicate(&mut self, task: TaskId, holders: &[WorkerIndex], out: &mut Vec<Action>) {
+        if let Some(held) = self.held.get(&task) {
+            self.replicas.push(Holding { task, nbytes: held.nbytes });
+            return;
+        }
+        let from = self.addresses(holders);
+        if from.is_empty() || self.leaving.is_some() {
+            self.lost.insert(task);
+        } else if let Entry::Vacant(entry) = self.fetching.entry(task) {
+            entry.insert(BTreeSet::new());
+            out.push(Action::Fetch { task, from });
         }
     }
 
@@ -118,7 +138,12 @@ impl Core {
 
     /// Nobody gave the value: the tasks that wait for it go back to the scheduler.
     pub(super) fn on_fetch_failed(&mut self, missing: MissingInput) {
-        for execution in self.fetching.remove(&missing.task).unwrap_or_default() {
+        let waiting = self.fetching.remove(&missing.task).unwrap_or_default();
+        if waiting.is_empty() {
+            // It was to be held too, and is not.
+            self.lost.insert(missing.task);
+        }
+        for execution in waiting {
             if self.tasks.contains_key(&execution) {
                 self.drop_task(execution);
                 self.complete(execution, 0, Outcome::InputsMissing(vec![missing.clone()]));

@@ -312,3 +312,36 @@ fn a_leaving_worker_hands_back_what_has_not_started_and_ends_after_the_rest() {
     comes!(s, Action::Exit { .. });
     s.quiet();
 }
+
+#[test]
+fn a_value_that_is_to_be_held_too_is_fetched_once_and_told_of() {
+    let mut s = Story::new();
+    s.hear(ToWorker::Peers(vec![(WorkerIndex(1), vec!["w1".into()])]));
+    let replicate = || ToWorker::Replicate(vec![(task(7), vec![WorkerIndex(1)])]);
+    s.hear(replicate());
+    comes!(s, Action::Fetch { task: of, from } if of == task(7) && from[0].addresses == ["w1"]);
+    s.hear(replicate());
+    // A task that needs it waits for the same fetch.
+    let input = (task(7), Source::Peers(vec![WorkerIndex(1)]));
+    s.hear(ToWorker::Compute(vec![assignment(execution(0, 1), vec![input])]));
+    s.quiet();
+    s.tell(Event::Fetched { task: task(7), nbytes: 8 });
+    comes!(s, Action::Run { .. });
+    comes!(s, Action::Send(FromWorker::Replicas(told)) if told[0].task == task(7));
+    s.hear(replicate());
+    comes!(s, Action::Send(FromWorker::Replicas(told)) if told[0].task == task(7));
+    s.quiet();
+}
+
+#[test]
+fn a_value_that_can_not_be_fetched_to_be_held_is_told_of() {
+    let mut s = Story::new();
+    s.hear(ToWorker::Replicate(vec![(task(7), vec![WorkerIndex(5)])]));
+    comes!(s, Action::Send(FromWorker::ValuesLost(lost)) if lost == [task(7)]);
+    s.hear(ToWorker::Peers(vec![(WorkerIndex(1), vec!["w1".into()])]));
+    s.hear(ToWorker::Replicate(vec![(task(7), vec![WorkerIndex(1)])]));
+    comes!(s, Action::Fetch { .. });
+    s.tell(Event::FetchFailed(MissingInput::new(task(7))));
+    comes!(s, Action::Send(FromWorker::ValuesLost(lost)) if lost == [task(7)]);
+    s.quiet();
+}

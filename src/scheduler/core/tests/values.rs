@@ -1,6 +1,7 @@
 //! Values: kept as long as somebody may need them, and made again when they are lost.
 
 use super::*;
+use crate::graph::Key;
 
 /// A worker that holds `g1.1`, which nobody needs any more once its dependent is durable.
 fn value_and_its_consumer() -> Story {
@@ -99,4 +100,93 @@ fn a_wait_for_a_task_whose_value_is_lost_at_once_goes_on() {
     assert!(!s.out.iter().any(|action| matches!(action, Action::ToClient { .. })));
     s.finish(1, held(execution(task(1, 0), 1, 2)));
     assert!(s.out.iter().any(|action| matches!(action, Action::ToClient { .. })));
+}
+
+/// Two workers, of which the first holds the only value of a graph that is to have two holders.
+fn pinned_value() -> Story {
+    let mut s = Story::new();
+    s.register(1, registration("w1"));
+    s.submit_with(
+        9,
+        graph(&[(kernel(), &[])], &[0]),
+        GraphOptions { replicas: 2, ..GraphOptions::default() },
+    );
+    s.sync();
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    s.sync();
+    s.skip();
+    s.register(2, registration("w2"));
+    s
+}
+
+fn replica(worker: u64) -> Event {
+    let message = FromWorker::Replicas(vec![Holding { task: task(1, 0), nbytes: 8 }]);
+    Event::FromWorker { peer: PeerId(worker), message }
+}
+
+#[test]
+fn a_pinned_value_gets_a_second_holder_and_another_when_one_is_lost() {
+    let mut s = pinned_value();
+    comes!(s, Action::ToWorker { message: ToWorker::Welcome { .. }, .. });
+    comes!(s, Action::ToWorker { peer: PeerId(2), message: ToWorker::Peers(peers), .. } if peers.len() == 1);
+    comes!(s, Action::ToWorker { peer: PeerId(2), message: ToWorker::Replicate(values), .. } if values[0].0 == task(1, 0));
+    s.quiet();
+    s.tell(replica(2));
+    s.quiet();
+    s.register(3, registration("w3"));
+    comes!(s, Action::ToWorker { message: ToWorker::Welcome { .. }, .. });
+    s.quiet();
+    // Its first holder goes: the second has it, and a third gets it.
+    s.lose(1);
+    s.skip_until(|action| {
+        matches!(action, Action::ToWorker { peer: PeerId(3), message: ToWorker::Replicate(_), .. })
+    });
+    assert_eq!(s.state(task(1, 0)), "held");
+    s.tell(replica(3));
+    s.lose(2);
+    s.skip();
+    assert_eq!(s.state(task(1, 0)), "held");
+    // With its last holder it is made again, if there is anybody to make it.
+    s.lose(3);
+    assert_eq!(s.state(task(1, 0)), "ready");
+}
+
+#[test]
+fn a_worker_that_can_not_get_a_pinned_value_is_asked_again_and_one_that_is_let_go_of_is_freed() {
+    let mut s = pinned_value();
+    s.skip();
+    let message = FromWorker::ValuesLost(vec![task(1, 0)]);
+    s.tell(Event::FromWorker { peer: PeerId(2), message });
+    comes!(s, Action::ToWorker { peer: PeerId(2), message: ToWorker::Replicate(_), .. });
+    s.quiet();
+    s.tell(replica(2));
+    s.ask(Request::Unpin { request: RequestId(77), key: Key::Graph(GraphId(1)) });
+    s.sync();
+    let mut freed = Vec::new();
+    while let Some(action) = s.out.pop_front() {
+        if let Action::ToWorker { peer, message: ToWorker::Free(tasks), .. } = action {
+            assert_eq!(tasks, [task(1, 0)]);
+            freed.push(peer);
+        }
+    }
+    assert_eq!(freed, [PeerId(1), PeerId(2)]);
+    assert_eq!(s.state(task(1, 0)), "released");
+}
+
+#[test]
+fn a_later_scheduler_knows_which_values_are_pinned() {
+    let mut s = pinned_value();
+    s.tell(replica(2));
+    s.skip();
+    s.restart();
+    let holds = vec![Holding { task: task(1, 0), nbytes: 8 }];
+    s.register(1, Registration { holds, ..registration("w1") });
+    s.register(2, registration("w2"));
+    s.skip_until(|action| {
+        matches!(action, Action::ToWorker { peer: PeerId(2), message: ToWorker::Replicate(_), .. })
+    });
+    s.ask(Request::Unpin { request: RequestId(77), key: Key::Task(task(1, 0)) });
+    s.sync();
+    s.restart();
+    assert_eq!(s.state(task(1, 0)), "released", "it was let go of, and nothing makes it again");
 }
