@@ -375,7 +375,7 @@ async fn until_end(child: &mut tokio::process::Child) -> std::io::Result<std::pr
     }
 }
 
-fn explain(error: UpError, context: &Context) -> CliError {
+pub(super) fn explain(error: UpError, context: &Context) -> CliError {
     let program = context.program;
     match error {
         UpError::Client(error) => error.into(),

@@ -139,8 +139,8 @@ fn resume(
     if let Some(damage) = &history.damage {
         let name = state.name();
         bail!(
-            "{damage}. Nothing was changed. `jq doctor --repair {name}` keeps what was recorded before that place, \
-             and says what is lost; `jq up --replace` gives all its work up and starts afresh"
+            "{damage}. Nothing was changed. `jq doctor --repair --name {name}` keeps all that is sound, and says \
+             what is lost; `jq up --replace` gives all its work up and starts afresh"
         );
     }
     if let Some(torn) = &history.torn {
