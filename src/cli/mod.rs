@@ -5,6 +5,7 @@
 
 pub mod arguments;
 mod cancel;
+mod clean;
 mod config;
 pub mod connect;
 mod context;
@@ -90,6 +91,8 @@ verbs! {
     "logs" => Logs(logs),
     /// Look whether everything that jobq needs is there, and say what to do where it isn't
     "doctor" => Doctor(doctor),
+    /// Remove what dead clusters and ended jobs left in the state directory
+    "clean" => Clean(clean),
     /// Explain a verb
     "help" => Help(help),
     /// Print the version

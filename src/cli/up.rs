@@ -392,7 +392,7 @@ pub(super) fn explain(error: UpError, context: &Context) -> CliError {
             CliError::new(Exit::TimedOut, format!("{error}\n{}", reasons.join("\n")))
                 .hint(format!("the cluster stays up: `{program} status` shows it, `{program} down` ends it"))
         }
-        UpError::Busy { .. } => CliError::new(Exit::TryAgain, error.to_string()),
+        UpError::Busy { .. } | UpError::CameUp { .. } => CliError::new(Exit::TryAgain, error.to_string()),
         UpError::Launch(_) | UpError::Past(_) | UpError::Identity(_) => CliError::config(error.to_string()),
     }
 }

@@ -1,5 +1,6 @@
-//! Bringing a cluster up and down.
+//! Bringing a cluster up and down, and cleaning up after it.
 
+pub mod clean;
 pub mod down;
 pub mod launch;
 pub mod liveness;
