@@ -6,6 +6,7 @@
 pub mod arguments;
 mod bench;
 mod cancel;
+mod clean;
 mod config;
 pub mod connect;
 mod context;
@@ -108,6 +109,8 @@ verbs! {
     "doctor" => Doctor(doctor),
     /// Measure the executor on this host or site
     "bench" => Bench(bench),
+    /// Remove what dead clusters and ended jobs left in the state directory
+    "clean" => Clean(clean),
     /// Explain a verb
     "help" => Help(help),
     /// Print the version

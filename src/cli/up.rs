@@ -402,7 +402,7 @@ pub(super) fn explain(error: UpError, context: &Context) -> CliError {
         UpError::GoingDown { .. } => CliError::unavailable(error.to_string()).hint(format!(
             "`{program} up` again once it is down; `{program} down` ends it at once, and `up --replace` does both"
         )),
-        UpError::Busy { .. } => CliError::new(Exit::TryAgain, error.to_string()),
+        UpError::Busy { .. } | UpError::CameUp { .. } => CliError::new(Exit::TryAgain, error.to_string()),
         UpError::Launch(_) | UpError::Past(_) | UpError::Identity(_) => CliError::config(error.to_string()),
     }
 }

@@ -1,7 +1,9 @@
-//! Bringing a cluster up and down.
+//! Bringing a cluster up and down, and cleaning up after it.
 
+pub mod clean;
 pub mod down;
 pub mod launch;
 pub mod liveness;
+pub mod repair;
 pub mod revive;
 pub mod up;

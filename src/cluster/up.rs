@@ -58,6 +58,8 @@ pub enum UpError {
         /// Whose log may tell more.
         allocation: Option<AllocationId>,
     },
+    #[error("cluster '{name}' has come to life, or has datasets now: it is left alone")]
+    CameUp { name: String },
     #[error("{connected} of {wanted} workers were there after {} s", waited.as_secs())]
     TimedOut { connected: u32, wanted: u32, waited: Duration, status: Box<StatusReport> },
 }
@@ -124,7 +126,7 @@ pub async fn bring_up(state: &StateDir, wish: &Wish, waiting: fn()) -> Result<(C
 }
 
 /// The cluster as it was asked for; `None`: it never came up.
-fn spec_of(state: &StateDir) -> Result<Option<ClusterSpec>, UpError> {
+pub(super) fn spec_of(state: &StateDir) -> Result<Option<ClusterSpec>, UpError> {
     Ok(state.read_cluster()?.map(|file| file.spec_as()).transpose()?)
 }
 

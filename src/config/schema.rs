@@ -52,6 +52,7 @@ pub(super) const KEYS: &[Key] = &[
     key("scheduler.command_timeout", Kind::Duration(1000)),
     key("scheduler.submits_per_minute", COUNT),
     key("scheduler.max_pending", COUNT),
+    key("scheduler.history", Kind::Integer(0, 100_000_000)),
     key("worker.death_timeout", Kind::Duration(1000)),
     key("worker.idle_timeout", Kind::Duration(1000)),
     key("worker.local_directory", Kind::Text),

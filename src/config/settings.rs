@@ -67,6 +67,8 @@ pub struct SchedulerSettings {
     pub command_timeout: Duration,
     pub submits_per_minute: u32,
     pub max_pending: u32,
+    /// Settled tasks that stay known.
+    pub history: u64,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

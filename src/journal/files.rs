@@ -73,6 +73,22 @@ pub(super) fn remove_before(dir: &Path, snapshot: Place) -> Result<u32, JournalE
     Ok(removed)
 }
 
+/// Gives every file of the journal a second name in `aside`.
+///
+/// # Errors
+/// The directories can't be read or written.
+pub(super) fn link_all(dir: &Path, aside: &Path) -> Result<(), JournalError> {
+    create_dir(aside)?;
+    let failed = |error| JournalError::io("keep", aside, error);
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().to_str().and_then(Place::of_file).is_some() {
+            std::fs::hard_link(entry.path(), aside.join(entry.file_name())).map_err(failed)?;
+        }
+    }
+    sync_dir(aside).map_err(failed)
+}
+
 pub(super) fn path_of(dir: &Path, place: Place) -> PathBuf {
     dir.join(place.file_name())
 }

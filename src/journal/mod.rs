@@ -2,7 +2,8 @@
 //!
 //! `record` is the pure format; `file` is the handle of the epoch that writes, `writer` its thread, which appends to
 //! segments with group commit; `snapshot` writes what stands for all older files and removes those; `read` finds out
-//! which files count and reads them back; `files` alone makes and removes files. Each scheduler writes files of its own
+//! which files count and reads them back, or what is sound of damaged ones; `repair` begins anew after those; `files`
+//! alone makes and removes files. Each scheduler writes files of its own
 //! epoch only. The first record of an epoch is the seal: how much of every older file counts. What a superseded
 //! scheduler still appends lies beyond the seal and is ignored, by every reader for ever.
 
@@ -10,14 +11,16 @@ pub mod file;
 mod files;
 pub mod read;
 pub mod record;
+mod repair;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub use file::{Entry, Journal, Options, Progress};
-pub use read::{Counted, Damage, Files, History, Torn, read_all, read_from};
-pub use record::Record;
+pub use read::{Counted, Damage, Files, History, Torn, read_all, read_from, salvage};
+pub use record::{RECORD_OVERHEAD_BYTES, Record};
+pub use repair::begin_after_damage;
 pub use snapshot::{Bodies, Body, Compacted, Confirm};
 
 use std::io;

@@ -5,8 +5,8 @@
 
 use super::JournalError;
 use super::record::{
-    FileHeader, FileKind, HEADER_BYTES, KIND_END, KIND_SEAL, Place, Record, Records, Sealed, decode_end,
-    decode_seal, format_of,
+    FileHeader, FileKind, HEADER_BYTES, KIND_END, KIND_SEAL, Place, RECORD_OVERHEAD_BYTES, Record, Records,
+    Sealed, decode_end, decode_seal, format_of,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -54,6 +54,8 @@ pub struct History {
     pub torn: Option<Torn>,
     /// Where a true prefix ends before the journal does. What was told so far is right; what came later is lost.
     pub damage: Option<Damage>,
+    /// Bytes in which no record could be found. Only a [`salvage`] counts them.
+    pub lost_bytes: u64,
 }
 
 /// Damage that no crash leaves.
@@ -92,7 +94,24 @@ pub fn read_all(dir: &Path, each: impl FnMut(Record<'_>)) -> Result<History, Jou
 ///
 /// # Errors
 /// As [`read_all`].
-pub fn read_from(files: &impl Files, mut each: impl FnMut(Record<'_>)) -> Result<History, JournalError> {
+pub fn read_from(files: &impl Files, each: impl FnMut(Record<'_>)) -> Result<History, JournalError> {
+    read(files, false, each)
+}
+
+/// Tells every record that is sound by itself, those behind damage too. What it tells isn't what one scheduler wrote
+/// after the other: records are missing in between.
+///
+/// # Errors
+/// As [`read_all`].
+pub fn salvage(dir: &Path, each: impl FnMut(Record<'_>)) -> Result<History, JournalError> {
+    read(&Directory(dir), true, each)
+}
+
+fn read(
+    files: &impl Files,
+    salvages: bool,
+    mut each: impl FnMut(Record<'_>),
+) -> Result<History, JournalError> {
     let mut history = History { next_seq: 1, ..History::default() };
     let mut places: Vec<Place> = files.names()?.iter().filter_map(|name| Place::of_file(name)).collect();
     places.sort_unstable();
@@ -100,7 +119,8 @@ pub fn read_from(files: &impl Files, mut each: impl FnMut(Record<'_>)) -> Result
         Ok(plan) => plan,
         Err(damage) => {
             history.damage = Some(damage);
-            return Ok(history);
+            // Whatever there is, in its order.
+            salvages.then(|| places.iter().map(|place| (*place, None)).collect())
         }
     };
     // Without a seal or a snapshot nothing was ever sent.
@@ -109,19 +129,25 @@ pub fn read_from(files: &impl Files, mut each: impl FnMut(Record<'_>)) -> Result
         let path = files.dir().join(place.file_name());
         if !places.contains(&place) {
             let reason = "it is named by a later one, and is gone".to_owned();
-            history.damage = Some(Damage { path, offset: 0, reason });
+            history.damage.get_or_insert(Damage { path, offset: 0, reason });
+            if salvages {
+                continue;
+            }
             return Ok(history);
         }
         let all = files.load(&place.file_name())?;
         let is_last_of_epoch = !places.contains(&Place { index: place.index.saturating_add(1), ..place });
         let reading = Reading { place, path, limit, is_last_of_epoch };
         let damage = match place.kind {
+            _ if salvages => reading.salvage(&all, &mut history, &mut each)?,
             FileKind::Snapshot => reading.read_snapshot(&all, &mut history, &mut each)?,
             FileKind::Segment => reading.read_segment(&all, &mut history, &mut each)?,
         };
-        if damage.is_some() {
-            history.damage = damage;
-            break;
+        if let Some(damage) = damage {
+            history.damage.get_or_insert(damage);
+            if !salvages {
+                break;
+            }
         }
     }
     Ok(history)
@@ -279,6 +305,52 @@ impl Reading {
             ignored_bytes: (all.len() - valid) as u64,
         });
         Ok(None)
+    }
+
+    /// Tells what is sound, wherever it is. Only the first damage is told.
+    fn salvage(
+        &self,
+        all: &[u8],
+        history: &mut History,
+        each: &mut impl FnMut(Record<'_>),
+    ) -> Result<Option<Damage>, JournalError> {
+        let limit = self.limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(all.len());
+        let bytes = all.get(..limit).unwrap_or(all);
+        let header = match header(bytes, self.place, &self.path)? {
+            Ok(header) => header,
+            Err(damage) => {
+                history.lost_bytes += bytes.len() as u64;
+                return Ok(Some(damage));
+            }
+        };
+        let mut records = Records::new(&bytes[HEADER_BYTES..], header);
+        let (mut told, mut found, mut sound) = (0, None, HEADER_BYTES);
+        while let Some(outcome) = records.next() {
+            match outcome {
+                Ok(record) => {
+                    sound += RECORD_OVERHEAD_BYTES + record.body.len();
+                    if !matches!(record.kind, KIND_SEAL | KIND_END) {
+                        told += 1;
+                        each(record);
+                    }
+                }
+                Err(damaged) => {
+                    found.get_or_insert((HEADER_BYTES + damaged.offset, damaged.to_string()));
+                    records.go_on_behind(&damaged);
+                }
+            }
+        }
+        history.records += told;
+        history.next_seq = history.next_seq.max(match self.place.kind {
+            FileKind::Snapshot => header.first_seq,
+            FileKind::Segment => records.next_seq(),
+        });
+        let is_torn = self.place.kind == FileKind::Segment && self.limit.is_none() && self.is_last_of_epoch;
+        if found.is_none() && (sound < bytes.len() && !is_torn || limit > all.len()) {
+            found = Some((sound, "its end is missing or not whole".to_owned()));
+        }
+        history.lost_bytes += (limit.max(bytes.len()) - sound) as u64;
+        found.map_or(Ok(None), |(offset, reason)| self.damage(offset, reason))
     }
 
     fn read_segment(

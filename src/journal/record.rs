@@ -148,6 +148,16 @@ impl<'a> Records<'a> {
         self.next_seq
     }
 
+    /// Goes on behind damage that was just told, with the valid record there.
+    pub fn go_on_behind(&mut self, damaged: &Damaged) {
+        let at = self.bytes.get(damaged.later..).and_then(decode);
+        if let Some((record, _)) =
+            at.filter(|(record, _)| record.epoch == self.epoch && damaged.later > self.offset)
+        {
+            (self.offset, self.next_seq, self.is_over) = (damaged.later, record.seq, false);
+        }
+    }
+
     /// The first valid record of this segment beyond `offset`: what damage has and a torn tail hasn't. Only what
     /// looks like a record of this epoch in this place has its checksum computed, so this is one pass in practice.
     fn later_record(&self) -> Option<usize> {

@@ -301,22 +301,38 @@ impl ClusterFile {
     }
 }
 
-/// Writes a value as TOML, atomically.
+/// What every file tells of itself. One that doesn't is of the first format.
+#[derive(Deserialize)]
+struct Format {
+    #[serde(default = "first_format")]
+    format: u32,
+}
+
+fn first_format() -> u32 {
+    1
+}
+
+/// Writes a value as TOML, atomically, with the format of the state directory.
 ///
 /// # Errors
 /// It can't be told in TOML, or not be written.
 pub fn write_toml<T: Serialize>(path: &Path, value: &T) -> Result<(), StateError> {
     let text = toml::to_string(value).map_err(|error| malformed(path, error.to_string()))?;
-    write_atomic(path, text.as_bytes())
+    write_atomic(path, format!("format = {}\n{text}", crate::STATE_FORMAT).as_bytes())
 }
 
 /// Reads a value from TOML; `None` if the file isn't there.
 ///
 /// # Errors
-/// It can't be read or isn't such a value.
+/// It can't be read, is of a newer format, or isn't such a value.
 pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateError> {
     let Some(bytes) = read_small(path)? else { return Ok(None) };
     let text = std::str::from_utf8(&bytes).map_err(|error| malformed(path, error.to_string()))?;
+    // Before anything else is made of it: a newer one may look quite different.
+    let Format { format } = toml::from_str(text).map_err(|error| malformed(path, error.to_string()))?;
+    if format > u32::from(crate::STATE_FORMAT) {
+        return Err(StateError::Newer { path: path.to_owned(), found: format });
+    }
     toml::from_str(text).map(Some).map_err(|error| malformed(path, error.to_string()))
 }
 

@@ -2,8 +2,9 @@
 //!
 //! `dir` knows the layout and writes atomically, `identity` holds the cluster's keys, `epoch` decides by `link(2)`
 //! who may act, `lease` says whether the holder still breathes,
-//! `launch` lets one at a time start a scheduler, and `intent` remembers every submit before it is
-//! made, and `outbox` has what workers leave behind. Nothing here locks: file locks fail on NFS and Lustre in ways that can't be seen.
+//! `launch` lets one at a time start a scheduler, `intent` remembers every submit before it is made, `outbox` has what
+//! workers leave behind, and `prune` removes what jobs and tasks left that nobody asks for any more. Nothing here locks:
+//! file locks fail on NFS and Lustre in ways that can't be seen.
 
 pub mod dir;
 pub mod epoch;
@@ -13,6 +14,7 @@ pub mod intent;
 pub mod launch;
 pub mod lease;
 pub mod outbox;
+pub mod prune;
 
 pub use dir::{ClusterFile, Contact, StateDir};
 pub use epoch::{Epoch, Fence, FenceState};
@@ -56,6 +58,12 @@ pub enum StateError {
     WrongMode { path: PathBuf, mode: u32, wanted: u32, danger: &'static str },
     #[error("{} is damaged or not ours: {reason}", path.display())]
     Malformed { path: PathBuf, reason: String },
+    #[error(
+        "{} is of format {found}, and this jobq reads up to format {}: use the jobq that wrote it, or a newer one",
+        path.display(),
+        crate::STATE_FORMAT
+    )]
+    Newer { path: PathBuf, found: u32 },
     #[error("epoch {mine} is over: {}", by.map_or_else(|| "its fence has fallen".to_owned(), |by| format!("epoch {by} has been claimed")))]
     Superseded { mine: u32, by: Option<u32> },
     #[error("another process claimed epoch {epoch} first; look again whether its lease is alive")]
@@ -116,6 +124,28 @@ mod tests {
         let link = |errno: Errno| StateError::link(Path::new("/s/c/epoch.1"), errno.into());
         assert!(matches!(link(Errno::EPERM), StateError::NoHardLinks { .. }));
         assert!(matches!(link(Errno::EACCES), StateError::Denied { .. }));
+    }
+
+    #[test]
+    fn a_file_of_a_newer_format_is_refused_with_both_formats() {
+        #[derive(serde::Serialize, serde::Deserialize, PartialEq, Debug)]
+        struct Word {
+            word: String,
+        }
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("word.toml");
+        dir::write_toml(&path, &Word { word: "x".into() }).unwrap();
+        assert_eq!(dir::read_toml::<Word>(&path).unwrap().unwrap().word, "x");
+        let newer = u32::from(crate::STATE_FORMAT) + 1;
+        std::fs::write(&path, format!("format = {newer}\nwords = []\n")).unwrap();
+        let refused = dir::read_toml::<Word>(&path).unwrap_err().to_string();
+        assert!(refused.contains(&format!("is of format {newer}, and this jobq reads up to")), "{refused}");
+        std::fs::write(&path, "word = 'y'").unwrap();
+        assert_eq!(
+            dir::read_toml::<Word>(&path).unwrap().unwrap().word,
+            "y",
+            "without one, it is of the first"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::finding::Finding;
 use super::ground::{Ground, is_program};
 use crate::cli::connect::{block_on, client_of};
 use crate::cli::exit::{CliError, Exit};
+use crate::cluster::liveness::remains;
 use crate::protocol::{Reply, Request, StatusReport};
 use crate::scheduler::spec::ClusterSpec;
 use crate::state::{Contact, StateDir, StateError, lease};
@@ -100,6 +101,13 @@ fn dead(state: &StateDir, contact: &Contact, error: CliError) -> Finding {
     let seen = lease::look(state.path()).ok().flatten();
     let gone = seen.is_none_or(|seen| seen.released || seen.holder_is_gone());
     let process = format!("process {} on {}", contact.pid, contact.host);
+    if gone && let Some(damage) = damage(state) {
+        return Finding::failed(
+            Exit::Config,
+            format!("the scheduler of cluster {} ({process}) is dead, and {damage}", state.name()),
+            "`doctor --repair` keeps all that is sound, and says what is lost",
+        );
+    }
     if gone {
         let found = format!("the scheduler of cluster {} ({process}) is dead", state.name());
         return Finding::failed(
@@ -113,4 +121,12 @@ fn dead(state: &StateDir, contact: &Contact, error: CliError) -> Finding {
         format!("{} ({process})", error.message),
         "it may live: look at that host, and at the way there (firewall, another network)",
     )
+}
+
+/// What is wrong with the journal of a cluster at rest.
+fn damage(state: &StateDir) -> Option<String> {
+    match remains(state) {
+        Ok(remains) => Some(remains.damage).filter(|damage| !damage.is_empty()),
+        Err(error) => Some(error.to_string()),
+    }
 }

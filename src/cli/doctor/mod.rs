@@ -9,6 +9,7 @@ mod ground;
 mod host;
 mod network;
 mod program;
+mod repair;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,10 @@ pub struct Args {
     /// Look at what this profile needs, and at no other batch system
     #[arg(long, value_name = "PROFILE")]
     queue: Option<String>,
+    /// Make the damaged journal of a dead cluster usable again, keeping all that is sound of it. The damaged files stay
+    /// beside it
+    #[arg(long, conflicts_with_all = ["queue", "site"])]
+    repair: bool,
     /// Look as whoever sets jobq up for a site: every profile, and the site's own files
     #[arg(long)]
     site: bool,
@@ -69,6 +74,9 @@ struct Row {
 }
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
+    if args.repair {
+        return repair::run(context);
+    }
     let ground = Ground::of_process(context, args.queue.as_deref(), args.site);
     let checks = CHECKS.iter().filter(|check| args.site || !SITE_ONLY.contains(&check.name));
     let mut findings: Vec<(&'static str, Finding)> = Vec::new();

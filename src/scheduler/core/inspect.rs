@@ -17,17 +17,14 @@ impl Core {
         }
     }
 
-    /// The snapshot of the core that these records lead to, before it concludes anything of its own, such as that
-    /// values are lost which nobody has reported yet.
+    /// [`Replay::into_snapshot`] in one go.
     ///
     /// # Errors
-    /// As [`Core::replay`].
+    /// As it says.
     pub fn snapshot_of(records: Vec<Record>) -> Result<Vec<Record>, ReplayError> {
         let mut replay = Replay::new(CoreConfig::default(), Time::default());
         records.into_iter().for_each(|record| replay.apply(record));
-        let mut core = replay.into_core()?;
-        core.fates.clear();
-        Ok(core.snapshot())
+        replay.into_snapshot()
     }
 
     pub fn is_going_down(&self) -> bool {

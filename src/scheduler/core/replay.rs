@@ -52,6 +52,16 @@ impl Replay {
         if self.refused.is_some() {
             return;
         }
+        if let Err(reason) = self.apply_if_sound(record) {
+            self.refused = Some(ReplayError { applied: self.applied, reason });
+        }
+    }
+
+    /// Takes a record in, or leaves everything as it was.
+    ///
+    /// # Errors
+    /// Why it can't follow those before it.
+    pub fn apply_if_sound(&mut self, record: Record) -> Result<(), String> {
         let stage = match (self.stage, &record) {
             (Stage::Start | Stage::Images, Record::Image(_)) => Ok(Stage::Images),
             (Stage::Start | Stage::Images, Record::Base(_)) => Ok(Stage::Records),
@@ -59,18 +69,25 @@ impl Replay {
             (Stage::Images, _) => Err(CUT_SHORT.to_owned()),
             (Stage::Start | Stage::Records, _) => Ok(Stage::Records),
         };
-        let applied = stage.and_then(|stage| {
-            self.stage = stage;
-            self.core.apply(record)
-        });
-        match applied {
-            Ok(()) => self.applied += 1,
-            Err(reason) => self.refused = Some(ReplayError { applied: self.applied, reason }),
-        }
+        let stage = stage?;
+        self.core.apply(record)?;
+        self.stage = stage;
+        self.applied += 1;
+        Ok(())
     }
 
-    /// The core that the records lead to, before it concludes anything of its own.
-    pub(super) fn into_core(self) -> Result<Core, ReplayError> {
+    /// The snapshot of the core that the records lead to, before it concludes anything of its own, such as that values
+    /// are lost which nobody has reported yet.
+    ///
+    /// # Errors
+    /// A record couldn't follow those before it.
+    pub fn into_snapshot(self) -> Result<Vec<Record>, ReplayError> {
+        let mut core = self.into_core()?;
+        core.fates.clear();
+        Ok(core.snapshot())
+    }
+
+    fn into_core(self) -> Result<Core, ReplayError> {
         match self.refused {
             Some(refused) => Err(refused),
             None if self.stage == Stage::Images => {

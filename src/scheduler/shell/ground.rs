@@ -71,6 +71,7 @@ pub(super) fn core_config(spec: &ClusterSpec, epoch: u32, first_allocation: u32)
         max_pending_allocations: settings.scheduler.max_pending,
         max_submits_per_minute: settings.scheduler.submits_per_minute,
         poll_interval: settings.scheduler.poll_interval,
+        keep_settled: settings.scheduler.history,
         ..CoreConfig::default()
     }
 }

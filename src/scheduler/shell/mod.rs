@@ -3,6 +3,7 @@
 
 mod claim;
 mod ground;
+mod janitor;
 mod launcher;
 mod lease;
 mod links;
@@ -14,6 +15,7 @@ use super::core::{Core, Replay};
 use super::event::{Action, Event, JournalSeq, PeerId, Time};
 use super::record::Record;
 use super::spec::ClusterSpec;
+use crate::graph::GraphId;
 use crate::journal::Journal;
 use crate::net::Frame;
 use crate::protocol::{self, FromClient, FromWorker, LeftBehind, Request};
@@ -23,6 +25,7 @@ use anyhow::{Context as _, bail};
 use launcher::{Command, Launcher};
 use lease::{LeaseKeeper, Pulse};
 use links::Peers;
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -107,6 +110,8 @@ async fn hold(
     let (commands, launched) = mpsc::unbounded_channel();
     tokio::spawn(launcher.run(launched));
     tokio::spawn(links::accept_all(listener, transport, events));
+    let (forgotten, to_forget) = mpsc::unbounded_channel();
+    tokio::spawn(janitor::run(state.clone(), to_forget));
     let peers = Peers::new(JournalSeq(journal.next_seq().saturating_sub(1)));
     let mut shell = Shell {
         core,
@@ -118,6 +123,8 @@ async fn hold(
         commands,
         waiting: Vec::new(),
         spent: Vec::new(),
+        to_forget: VecDeque::new(),
+        forgotten,
         owned: spec.owned,
         exit: None,
         broken: None,
@@ -144,8 +151,8 @@ fn resume(
     if let Some(damage) = &history.damage {
         let name = state.name();
         bail!(
-            "{damage}. Nothing was changed. `jq doctor --repair {name}` keeps what was recorded before that place, \
-             and says what is lost; `jq up --replace` gives all its work up and starts afresh"
+            "{damage}. Nothing was changed. `jq doctor --repair --name {name}` keeps all that is sound, and says \
+             what is lost; `jq up --replace` gives all its work up and starts afresh"
         );
     }
     if let Some(torn) = &history.torn {
@@ -197,6 +204,10 @@ struct Shell {
     waiting: Vec<(JournalSeq, protocol::AllocationId)>,
     /// Files to remove once these records are durable.
     spent: Vec<(JournalSeq, PathBuf)>,
+    /// Graphs that are forgotten once that record is durable.
+    to_forget: VecDeque<(JournalSeq, GraphId)>,
+    /// Where they go then.
+    forgotten: mpsc::UnboundedSender<GraphId>,
     /// To be asked to end is the cluster's end.
     owned: bool,
     /// Set when the cluster is over, with the reason.
@@ -312,6 +323,10 @@ impl Shell {
     fn on_durable(&mut self, seq: JournalSeq) {
         self.peers.durable(seq);
         self.remove_spent(seq);
+        while let Some((_, graph)) = self.to_forget.pop_front_if(|(after, _)| *after <= seq) {
+            // The janitor lives as long as this loop.
+            let _ = self.forgotten.send(graph);
+        }
         let (ready, waiting) = self.waiting.drain(..).partition(|(after, _)| *after <= seq);
         self.waiting = waiting;
         let ready: Vec<(JournalSeq, protocol::AllocationId)> = ready;
@@ -383,6 +398,9 @@ impl Shell {
         if let Err(reason) = past::append(&mut self.journal, seq, record) {
             error!("{reason}");
             self.broken.get_or_insert(format!("the journal can't go on: {reason}"));
+        }
+        if let Record::Forgotten { graph } = record {
+            self.to_forget.push_back((seq, *graph));
         }
     }
 

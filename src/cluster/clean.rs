@@ -1,0 +1,210 @@
+//! What of all clusters is dead and can go. Nothing of a cluster that lives, or may live again, is touched but what it
+//! has put aside itself and the files of jobs that ended long ago; datasets never are.
+
+use super::liveness::{Liveness, look};
+use super::up::{UpError, identity_of, right_to_launch, spec_of};
+use crate::state::prune::{self, Leaving};
+use crate::state::{Intents, Outcome, Role, StateDir, StateError};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+/// Something that can go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rubbish {
+    pub cluster: String,
+    /// In a user's words.
+    pub what: &'static str,
+    pub leaving: Leaving,
+    /// The cluster as a whole.
+    pub whole: bool,
+}
+
+/// What was found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Findings {
+    pub rubbish: Vec<Rubbish>,
+    /// Clusters that are left alone, and why.
+    pub left: Vec<(String, String)>,
+}
+
+/// Folders and files of a cluster that was brought down, but its datasets, its keys and what decides who may act.
+const PARTS: &[(&str, &str)] = &[
+    ("journal", "what it had to do"),
+    ("results", "what its tasks printed"),
+    ("outbox", "what its workers left behind"),
+    ("queue", "its own queue's files"),
+    ("scheduler.log", "its scheduler's log"),
+];
+
+/// Looks through all clusters under `root` for what nothing was written to for `age`.
+///
+/// # Errors
+/// The directory can't be read.
+pub async fn find(root: &Path, age: Duration, now: SystemTime) -> Result<Findings, StateError> {
+    let mut findings = Findings::default();
+    for name in StateDir::list(root)? {
+        if let Err(error) = find_in(root, &name, age, now, &mut findings).await {
+            findings.left.push((name, error.to_string()));
+        }
+    }
+    // What an interrupted removal of a whole cluster left.
+    for leaving in half_removed(root)? {
+        let what = "the rest of a removed cluster";
+        findings.rubbish.push(Rubbish { cluster: String::new(), what, leaving, whole: false });
+    }
+    Ok(findings)
+}
+
+async fn find_in(
+    root: &Path,
+    name: &str,
+    age: Duration,
+    now: SystemTime,
+    findings: &mut Findings,
+) -> Result<(), UpError> {
+    let state = StateDir::open(root, name)?;
+    let liveness = match spec_of(&state)? {
+        Some(spec) => look(&state, &identity_of(&state, &spec)?).await?,
+        None => Liveness::Down,
+    };
+    let found = |what, leaving| Rubbish { cluster: name.to_owned(), what, leaving, whole: false };
+    let old = |path: &Path| {
+        let there = path.symlink_metadata().is_ok();
+        prune::older(there.then(|| prune::measured(path)).into_iter().collect(), age, now)
+    };
+    let is_down = matches!(liveness, Liveness::Down);
+    if is_down && let Some(leaving) = old(state.path()).pop() {
+        if is_empty(&state.datasets_dir()) {
+            findings
+                .rubbish
+                .push(Rubbish { whole: true, ..found("a cluster brought down long ago", leaving) });
+            return Ok(());
+        }
+        findings.left.push((name.to_owned(), "it is down, and keeps its datasets".to_owned()));
+        for (part, what) in PARTS {
+            let parts = old(&state.path().join(part));
+            findings.rubbish.extend(parts.into_iter().map(|leaving| found(what, leaving)));
+        }
+    }
+    match liveness {
+        Liveness::Dead(_) => {
+            let why = "its scheduler died, and may be resumed; `down` gives it up";
+            findings.left.push((name.to_owned(), why.to_owned()));
+        }
+        Liveness::Unreachable(error) => {
+            findings.left.push((name.to_owned(), format!("it may live: {error}")))
+        }
+        Liveness::Alive(_) | Liveness::Down => {}
+    }
+    for path in set_aside(state.path())? {
+        let what = "a journal that was put aside";
+        findings.rubbish.extend(old(&path).into_iter().map(|leaving| found(what, leaving)));
+    }
+    let intents = Intents::open(&state.intents_dir(), state.identity(Role::Admin)?.cluster_id())?;
+    let open = intents.list().filter(|intent| !matches!(intent.outcome, Outcome::Ended { .. }));
+    let open: BTreeSet<String> = open.map(|intent| intent.name.clone()).collect();
+    let mut jobs = prune::older(prune::leavings(&state.allocations_dir())?, age, now);
+    jobs.retain(|job| !open.contains(&job.name));
+    findings.rubbish.extend(jobs.into_iter().map(|leaving| found("script and logs of a job", leaving)));
+    Ok(())
+}
+
+/// Removes it, if it still is what it was.
+///
+/// # Errors
+/// It can't be removed; or the cluster came up meanwhile, and nothing was.
+pub async fn remove(root: &Path, rubbish: &Rubbish) -> Result<(), UpError> {
+    if !rubbish.whole {
+        return Ok(prune::remove(&rubbish.leaving)?);
+    }
+    let state = StateDir::open(root, &rubbish.cluster)?;
+    let _right = right_to_launch(&state).await?;
+    let is_up = state.read_contact()?.is_some();
+    if is_up || !is_empty(&state.datasets_dir()) {
+        return Err(UpError::CameUp { name: rubbish.cluster.clone() });
+    }
+    Ok(state.remove()?)
+}
+
+fn is_empty(dir: &Path) -> bool {
+    match std::fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+/// Journals that nothing reads any more.
+fn set_aside(dir: &Path) -> Result<Vec<std::path::PathBuf>, StateError> {
+    let is_aside = |name: &str| name == "journal.lost" || name.starts_with("journal.damaged.");
+    paths(dir, is_aside)
+}
+
+fn half_removed(root: &Path) -> Result<Vec<Leaving>, StateError> {
+    let is_doomed = |name: &str| name.starts_with('.') && name.ends_with(".removed");
+    Ok(paths(root, is_doomed)?.iter().map(|path| prune::measured(path)).collect())
+}
+
+fn paths(dir: &Path, which: impl Fn(&str) -> bool) -> Result<Vec<std::path::PathBuf>, StateError> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(StateError::io("list", dir, error)),
+    };
+    let mut found: Vec<_> =
+        entries.flatten().filter(|e| e.file_name().to_str().is_some_and(&which)).map(|e| e.path()).collect();
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn found(findings: &Findings) -> Vec<(&str, &str)> {
+        let name = |r: &Rubbish| r.leaving.paths[0].file_name().unwrap().to_str().unwrap().to_owned();
+        let mut found: Vec<_> =
+            findings.rubbish.iter().map(|r| (r.cluster.as_str(), name(r).leak() as &str)).collect();
+        found.sort_unstable();
+        found
+    }
+
+    #[tokio::test]
+    async fn what_is_dead_is_found_and_datasets_and_the_living_are_left() {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().join("jobq");
+        for name in ["old", "keeper"] {
+            let state = StateDir::create(&root, name).unwrap();
+            std::fs::create_dir(state.path().join("journal.lost")).unwrap();
+            std::fs::write(state.allocations_dir().join("jq1.log"), "x").unwrap();
+        }
+        let keeper = StateDir::open(&root, "keeper").unwrap();
+        std::fs::write(keeper.datasets_dir().join("wind"), "precious").unwrap();
+        std::fs::create_dir(root.join(".gone.abc.removed")).unwrap();
+
+        let now = SystemTime::now();
+        assert_eq!(found(&find(&root, DAY, now).await.unwrap()), [("", ".gone.abc.removed")]);
+        let later = find(&root, DAY, now + 2 * DAY).await.unwrap();
+        assert_eq!(
+            found(&later),
+            [
+                ("", ".gone.abc.removed"),
+                ("keeper", "journal"),
+                ("keeper", "journal.lost"),
+                ("keeper", "jq1.log"),
+                ("keeper", "outbox"),
+                ("old", "old"),
+            ]
+        );
+        assert_eq!(later.left, [("keeper".to_owned(), "it is down, and keeps its datasets".to_owned())]);
+        for rubbish in &later.rubbish {
+            remove(&root, rubbish).await.unwrap();
+        }
+        assert_eq!(StateDir::list(&root).unwrap(), ["keeper"]);
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 1);
+        assert!(keeper.datasets_dir().join("wind").exists());
+        assert!(keeper.identity(Role::Admin).is_ok());
+    }
+}
