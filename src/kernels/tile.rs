@@ -425,10 +425,14 @@ fn store<T: Copy + Into<f64>>(dtype: DType, fill: &[u8], out: &mut [u8], values:
             *out = element((*x).into()).unwrap_or(fill);
         }
     }
+    /// Up to it, every integer is an f64.
+    const TWO_TO_53: f64 = 9_007_199_254_740_992.0;
     macro_rules! integer {
         ($type:ty) => {
             each((fill, out, values), |x| {
-                let within = x >= <$type>::MIN as f64 && x <= <$type>::MAX as f64;
+                // The largest 64-bit ones round up to what is beyond.
+                let top = <$type>::MAX as f64;
+                let within = x >= <$type>::MIN as f64 && if top < TWO_TO_53 { x <= top } else { x < top };
                 within.then(|| (x as $type).to_le_bytes())
             })
         };

@@ -3,9 +3,10 @@
 
 use super::function::{self, Function, ReduceName};
 use super::parse::{Expr, ExprKind, Infix, Statement};
+use super::types::{self, Numeric, Operand};
 use super::{ExpressionError, Script, Span, suggestion};
 use crate::array::attributes;
-use crate::format::{Attribute, DType};
+use crate::format::Attribute;
 use crate::kernels::accumulate::Reduction;
 use crate::kernels::program::Operation;
 use std::collections::HashMap;
@@ -26,15 +27,6 @@ pub struct Named {
     /// `None`: text.
     pub numeric: Option<Numeric>,
     pub attributes: Vec<Attribute>,
-}
-
-/// The type of a node's cells: numpy's rules, but that truth values count as i64 in arithmetic.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Numeric {
-    Bool,
-    Int(DType),
-    F32,
-    F64,
 }
 
 /// Index of a node; a node's operands have smaller ones.
@@ -181,10 +173,7 @@ impl Checker<'_> {
     }
 
     fn constant(&mut self, value: f64) -> NodeId {
-        /// Beyond it, not every integer is an f64.
-        const EXACT: f64 = 9_007_199_254_740_992.0;
-        let whole = value.fract() == 0.0 && value.abs() <= EXACT;
-        let numeric = if whole { Numeric::Int(DType::I64) } else { Numeric::F64 };
+        let numeric = types::of_number(value);
         let may_miss = value.is_nan();
         let info = NodeInfo { dims: Vec::new(), numeric, weak: true, may_miss, attributes: Vec::new() };
         self.node(Node::Constant(value.to_bits()), info)
@@ -220,7 +209,10 @@ impl Checker<'_> {
                 self.apply(Operation::Min2, vec![raised, *high])
             }
             (Function::Where, [condition, a, b]) => self.apply(Operation::Select, vec![*a, *b, *condition]),
-            (function, _) => self.apply(elementwise(function), args),
+            (Function::Apply(operation), _) => self.apply(operation, args),
+            (Function::Clip | Function::Where, _) => {
+                return self.error(span, "this function takes three arguments");
+            }
         })
     }
 
@@ -243,15 +235,23 @@ impl Checker<'_> {
                 dims.push(*dim);
             }
         }
-        let numeric = self.numeric_of(operation, &operands);
+        let numeric = types::of_operation(operation, &self.operand_types(&operands));
         let info = NodeInfo {
             dims,
             numeric,
             weak: infos.iter().all(|i| i.weak),
-            may_miss: numeric.is_float() || infos.iter().any(|i| i.may_miss),
+            may_miss: types::may_overflow(operation, numeric) || infos.iter().any(|i| i.may_miss),
             attributes: attributes::of_operation(operation, &infos),
         };
         self.node(Node::Apply(operation, operands), info)
+    }
+
+    fn operand_types(&self, operands: &[NodeId]) -> Vec<Operand> {
+        let operand = |id: &NodeId| match self.checked.nodes[*id] {
+            Node::Constant(bits) => Operand::Number(f64::from_bits(bits)),
+            _ => Operand::Cells(self.info(*id).numeric, self.info(*id).weak),
+        };
+        operands.iter().map(operand).collect()
     }
 
     /// The value of arithmetic on plain numbers.
@@ -267,55 +267,6 @@ impl Checker<'_> {
             (Operation::Subtract, [a, b]) => Some(a - b),
             (Operation::Multiply, [a, b]) => Some(a * b),
             _ => None,
-        }
-    }
-
-    fn numeric_of(&self, operation: Operation, operands: &[NodeId]) -> Numeric {
-        use Operation as O;
-        let joined = |operands: &[NodeId]| {
-            let infos = operands.iter().map(|o| self.info(*o));
-            let joined = infos.map(|i| (i.numeric, i.weak)).reduce(join);
-            joined.map_or(Numeric::F64, |(numeric, _)| numeric)
-        };
-        match operation {
-            O::Not
-            | O::Or
-            | O::And
-            | O::Equal
-            | O::NotEqual
-            | O::Less
-            | O::LessEqual
-            | O::Greater
-            | O::GreaterEqual => Numeric::Bool,
-            O::Select => joined(&operands[..2]),
-            O::Negate
-            | O::Abs
-            | O::Floor
-            | O::Ceil
-            | O::Round
-            | O::Square
-            | O::Add
-            | O::Subtract
-            | O::Multiply => joined(operands).counted(),
-            O::Min2 | O::Max2 => joined(operands),
-            O::Power | O::Divide => match joined(operands) {
-                Numeric::F32 => Numeric::F32,
-                _ => Numeric::F64,
-            },
-            O::Sqrt
-            | O::Exp
-            | O::Log10
-            | O::Ln
-            | O::Sin
-            | O::Cos
-            | O::Tan
-            | O::Asin
-            | O::Acos
-            | O::Atan
-            | O::Atan2
-            | O::Hypot
-            | O::WindSpeed
-            | O::WindDirection => joined(operands).floated(),
         }
     }
 
@@ -359,23 +310,15 @@ impl Checker<'_> {
             ReduceName::Count => Reduction::Count,
         };
         let info = self.info(input);
-        let numeric = match (reducer, info.numeric) {
-            (ReduceName::Count, _) => Numeric::Int(DType::I64),
-            (ReduceName::Sum, Numeric::Int(dtype)) if is_unsigned(dtype) => Numeric::Int(DType::U64),
-            (ReduceName::Sum, numeric) => match numeric {
-                Numeric::Int(_) | Numeric::Bool => Numeric::Int(DType::I64),
-                float => float,
-            },
-            (ReduceName::Min | ReduceName::Max, numeric) => numeric,
-            (_, Numeric::F32) => Numeric::F32,
-            _ => Numeric::F64,
-        };
+        let numeric = types::of_reduction(reducer, info.numeric);
         let names = input_dims.iter().filter(|d| reduced.contains(d)).map(|d| self.names.dims[*d].as_str());
         let made = NodeInfo {
             dims: input_dims.iter().copied().filter(|d| !reduced.contains(d)).collect(),
             numeric,
             weak: false,
-            may_miss: reducer != ReduceName::Count && (numeric.is_float() || info.may_miss),
+            // A sum may exceed even 64 bits.
+            may_miss: reducer != ReduceName::Count
+                && (numeric.is_float() || info.may_miss || reducer == ReduceName::Sum),
             attributes: attributes::of_reduction(reducer, ddof, &names.collect::<Vec<_>>(), &info.attributes),
         };
         Ok(self.node(Node::Reduce(reduction, input, reduced), made))
@@ -427,83 +370,6 @@ impl Checker<'_> {
     }
 }
 
-impl Numeric {
-    pub fn is_float(self) -> bool {
-        matches!(self, Numeric::F32 | Numeric::F64)
-    }
-
-    /// What is stored.
-    pub fn dtype(self) -> DType {
-        match self {
-            Numeric::Bool => DType::I8,
-            Numeric::Int(dtype) => dtype,
-            Numeric::F32 => DType::F32,
-            Numeric::F64 => DType::F64,
-        }
-    }
-
-    /// Truth values count as numbers in arithmetic.
-    fn counted(self) -> Numeric {
-        if self == Numeric::Bool { Numeric::Int(DType::I64) } else { self }
-    }
-
-    /// What functions such as `sqrt` give: f32 where it holds every input exactly.
-    fn floated(self) -> Numeric {
-        match self {
-            Numeric::Bool | Numeric::F32 => Numeric::F32,
-            Numeric::Int(dtype) if dtype.size() <= 2 => Numeric::F32,
-            Numeric::Int(_) | Numeric::F64 => Numeric::F64,
-        }
-    }
-}
-
-fn is_unsigned(dtype: DType) -> bool {
-    matches!(dtype, DType::U8 | DType::U16 | DType::U32 | DType::U64)
-}
-
-/// The type of two that meet, each with whether it is weak.
-fn join((a, a_weak): (Numeric, bool), (b, b_weak): (Numeric, bool)) -> (Numeric, bool) {
-    let numeric = match (a_weak, b_weak) {
-        (true, false) => weak_join(b, a),
-        (false, true) => weak_join(a, b),
-        _ => strong_join(a, b),
-    };
-    (numeric, a_weak && b_weak)
-}
-
-/// A number in the text changes the type only where that can't hold its kind.
-fn weak_join(strong: Numeric, weak: Numeric) -> Numeric {
-    match (strong, weak) {
-        (Numeric::F32 | Numeric::F64, _) | (Numeric::Int(_), Numeric::Int(_) | Numeric::Bool) => strong,
-        (_, weak) => weak,
-    }
-}
-
-fn strong_join(a: Numeric, b: Numeric) -> Numeric {
-    match (a, b) {
-        (Numeric::Bool, other) | (other, Numeric::Bool) => other,
-        (Numeric::F32, Numeric::F32) => Numeric::F32,
-        (Numeric::F32, Numeric::Int(int)) | (Numeric::Int(int), Numeric::F32) if int.size() <= 2 => {
-            Numeric::F32
-        }
-        (Numeric::Int(a), Numeric::Int(b)) => join_ints(a, b),
-        _ => Numeric::F64,
-    }
-}
-
-fn join_ints(a: DType, b: DType) -> Numeric {
-    if is_unsigned(a) == is_unsigned(b) {
-        return Numeric::Int(if a.size() >= b.size() { a } else { b });
-    }
-    let (unsigned, signed) = if is_unsigned(a) { (a, b) } else { (b, a) };
-    match unsigned.size().max(signed.size() / 2) {
-        1 => Numeric::Int(DType::I16),
-        2 => Numeric::Int(DType::I32),
-        4 => Numeric::Int(DType::I64),
-        _ => Numeric::F64,
-    }
-}
-
 fn operation_of(infix: Infix) -> Operation {
     match infix {
         Infix::Or => Operation::Or,
@@ -522,37 +388,10 @@ fn operation_of(infix: Infix) -> Operation {
     }
 }
 
-/// The operation of a function that is one; `clip` and `where` are put together by the caller.
-fn elementwise(function: Function) -> Operation {
-    match function {
-        Function::Sqrt => Operation::Sqrt,
-        Function::Exp => Operation::Exp,
-        Function::Log10 => Operation::Log10,
-        Function::Ln => Operation::Ln,
-        Function::Abs => Operation::Abs,
-        Function::Sin => Operation::Sin,
-        Function::Cos => Operation::Cos,
-        Function::Tan => Operation::Tan,
-        Function::Asin => Operation::Asin,
-        Function::Acos => Operation::Acos,
-        Function::Atan => Operation::Atan,
-        Function::Floor => Operation::Floor,
-        Function::Ceil => Operation::Ceil,
-        Function::Round => Operation::Round,
-        Function::Atan2 => Operation::Atan2,
-        Function::Hypot => Operation::Hypot,
-        Function::Min2 => Operation::Min2,
-        Function::Max2 => Operation::Max2,
-        Function::WindSpeed => Operation::WindSpeed,
-        Function::WindDirection => Operation::WindDirection,
-        Function::Where | Function::Clip => Operation::Select,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::AttrValue;
+    use crate::format::{AttrValue, DType};
 
     fn names() -> Names {
         let text =
@@ -596,6 +435,10 @@ mod tests {
             ("a = u * t3", "time y x height", Numeric::F64),
             ("a = orog + u", "y x time", Numeric::F32),
             ("a = orog * 2", "y x", Numeric::Int(DType::I16)),
+            ("a = orog * 100000", "y x", Numeric::Int(DType::I32)),
+            ("a = 3000000000 + orog", "y x", Numeric::Int(DType::I64)),
+            ("a = where(u > 3, orog, -40000)", "y x time", Numeric::Int(DType::I32)),
+            ("a = orog > 40000", "y x", Numeric::Bool),
             ("a = orog * 2.5", "y x", Numeric::F64),
             ("a = orog / 2", "y x", Numeric::F64),
             ("a = sqrt(orog)", "y x", Numeric::F32),
@@ -622,6 +465,22 @@ mod tests {
         let reductions = checked.nodes.iter().filter(|n| matches!(n, Node::Reduce(..))).count();
         assert_eq!((checked.nodes.len(), reductions), (5, 1));
         assert_eq!(checked.outputs.iter().map(|o| o.used).collect::<Vec<_>>(), [true, false, false]);
+    }
+
+    #[test]
+    fn integers_that_may_exceed_their_type_may_be_missing() {
+        for (text, may_miss) in [
+            ("a = orog + 1", true),
+            ("a = -orog", true),
+            ("a = sum(orog, y)", true),
+            ("a = max(orog, y)", false),
+            ("a = orog > 1", false),
+            ("a = count(u, time)", false),
+            ("a = min2(orog, 3)", false),
+        ] {
+            let checked = checked(text).unwrap();
+            assert_eq!(checked.info[checked.outputs[0].node].may_miss, may_miss, "{text}");
+        }
     }
 
     #[test]

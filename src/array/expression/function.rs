@@ -1,30 +1,14 @@
 //! The functions of the language: one table, from which lookup, arity and did-you-mean come.
 
-/// An elementwise function.
+use crate::kernels::program::Operation;
+
+/// What an elementwise function does.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Function {
-    Sqrt,
-    Exp,
-    Log10,
-    Ln,
-    Abs,
-    Sin,
-    Cos,
-    Tan,
-    Asin,
-    Acos,
-    Atan,
-    Floor,
-    Ceil,
-    Round,
-    Atan2,
-    Hypot,
-    Min2,
-    Max2,
+    /// One operation on the arguments as they are.
+    Apply(Operation),
     Clip,
     Where,
-    WindSpeed,
-    WindDirection,
 }
 
 /// A reduction over dimensions.
@@ -41,28 +25,28 @@ pub enum ReduceName {
 
 /// Name, meaning, and what each argument is called in messages.
 const FUNCTIONS: [(&str, Function, &[&str]); 22] = [
-    ("sqrt", Function::Sqrt, &["x"]),
-    ("exp", Function::Exp, &["x"]),
-    ("log10", Function::Log10, &["x"]),
-    ("ln", Function::Ln, &["x"]),
-    ("abs", Function::Abs, &["x"]),
-    ("sin", Function::Sin, &["x"]),
-    ("cos", Function::Cos, &["x"]),
-    ("tan", Function::Tan, &["x"]),
-    ("asin", Function::Asin, &["x"]),
-    ("acos", Function::Acos, &["x"]),
-    ("atan", Function::Atan, &["x"]),
-    ("floor", Function::Floor, &["x"]),
-    ("ceil", Function::Ceil, &["x"]),
-    ("round", Function::Round, &["x"]),
-    ("atan2", Function::Atan2, &["y", "x"]),
-    ("hypot", Function::Hypot, &["x", "y"]),
-    ("min2", Function::Min2, &["a", "b"]),
-    ("max2", Function::Max2, &["a", "b"]),
+    ("sqrt", Function::Apply(Operation::Sqrt), &["x"]),
+    ("exp", Function::Apply(Operation::Exp), &["x"]),
+    ("log10", Function::Apply(Operation::Log10), &["x"]),
+    ("ln", Function::Apply(Operation::Ln), &["x"]),
+    ("abs", Function::Apply(Operation::Abs), &["x"]),
+    ("sin", Function::Apply(Operation::Sin), &["x"]),
+    ("cos", Function::Apply(Operation::Cos), &["x"]),
+    ("tan", Function::Apply(Operation::Tan), &["x"]),
+    ("asin", Function::Apply(Operation::Asin), &["x"]),
+    ("acos", Function::Apply(Operation::Acos), &["x"]),
+    ("atan", Function::Apply(Operation::Atan), &["x"]),
+    ("floor", Function::Apply(Operation::Floor), &["x"]),
+    ("ceil", Function::Apply(Operation::Ceil), &["x"]),
+    ("round", Function::Apply(Operation::Round), &["x"]),
+    ("atan2", Function::Apply(Operation::Atan2), &["y", "x"]),
+    ("hypot", Function::Apply(Operation::Hypot), &["x", "y"]),
+    ("min2", Function::Apply(Operation::Min2), &["a", "b"]),
+    ("max2", Function::Apply(Operation::Max2), &["a", "b"]),
     ("clip", Function::Clip, &["x", "low", "high"]),
     ("where", Function::Where, &["condition", "a", "b"]),
-    ("wind_speed", Function::WindSpeed, &["u", "v"]),
-    ("wind_direction", Function::WindDirection, &["u", "v"]),
+    ("wind_speed", Function::Apply(Operation::WindSpeed), &["u", "v"]),
+    ("wind_direction", Function::Apply(Operation::WindDirection), &["u", "v"]),
 ];
 
 const REDUCERS: [(&str, ReduceName); 7] = [

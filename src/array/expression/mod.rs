@@ -7,10 +7,12 @@ pub mod check;
 mod function;
 mod lex;
 mod parse;
+mod types;
 
-pub use check::{Checked, Named, Names, Node, NodeId, NodeInfo, Numeric, Output, Reducer};
+pub use check::{Checked, Named, Names, Node, NodeId, NodeInfo, Output, Reducer};
 pub use function::{Function, ReduceName};
 pub use parse::{Expr, ExprKind, Infix, Statement};
+pub use types::Numeric;
 
 use std::fmt;
 
