@@ -2,12 +2,14 @@
 
 use super::Context;
 use super::exit::{CliError, Exit};
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, Home};
+use crate::net::Transport;
 use crate::protocol::RefusalKind;
 use crate::scheduler::shell::transport;
 use crate::scheduler::spec::ClusterSpec;
-use crate::state::{Role, StateDir, StateError};
+use crate::state::{Grant, Role, StateDir, StateError};
 use std::future::Future;
+use std::path::Path;
 
 /// Runs a verb's asynchronous part.
 pub fn block_on<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
@@ -40,7 +42,21 @@ pub fn cluster_spec(state: &StateDir) -> Result<ClusterSpec, CliError> {
 
 /// A client of the cluster that the flags name.
 pub async fn client(context: &Context) -> Result<Client, CliError> {
+    if let Some(path) = &context.grant {
+        return granted(path).await;
+    }
     client_of(state_dir(context)?).await
+}
+
+/// A client of somebody else's cluster, by a grant.
+async fn granted(path: &Path) -> Result<Client, CliError> {
+    let grant = Grant::read(path)?;
+    let transport =
+        Transport::tls(&grant.identity(path)?).map_err(|error| CliError::config(error.to_string()))?;
+    let outdated =
+        "a scheduler that was started anew has other addresses: its owner can write the grant again";
+    let client = Client::connect_to(Home::Grant(Box::new(grant)), transport).await;
+    client.map_err(|error| CliError::from(error).hint(outdated))
 }
 
 /// A client of this cluster.

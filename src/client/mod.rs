@@ -7,7 +7,7 @@ use crate::protocol::{
     self, Counts, Failure, FromClient, GraphOptions, NO_CALL, PeerKind, RefusalKind, Reply, Request,
     RequestId, StoredValue, TaskReport, TaskStateName, ToClient,
 };
-use crate::state::{Role, StateDir, StateError};
+use crate::state::{Grant, Role, StateDir, StateError};
 use bytes::Bytes;
 use std::time::{Duration, Instant};
 
@@ -54,9 +54,27 @@ struct Link {
     writer: Writer,
 }
 
+/// What a client knows a cluster by.
+#[derive(Clone, Debug)]
+pub enum Home {
+    /// Its folder: the owner's.
+    State(StateDir),
+    /// A grant, with the addresses of when it was written.
+    Grant(Box<Grant>),
+}
+
+impl Home {
+    fn name(&self) -> &str {
+        match self {
+            Home::State(state) => state.name(),
+            Home::Grant(grant) => &grant.cluster,
+        }
+    }
+}
+
 /// A connection to a cluster's scheduler. One request at a time.
 pub struct Client {
-    state: StateDir,
+    home: Home,
     transport: Transport,
     link: Link,
     /// Of the scheduler that was first connected to: a later one doesn't know our graphs.
@@ -97,8 +115,16 @@ impl Client {
     /// # Errors
     /// There is none, or it doesn't answer.
     pub async fn connect(state: StateDir, transport: Transport) -> Result<Client, ClientError> {
-        let (link, epoch) = open(&state, &transport).await?;
-        Ok(Client { state, transport, link, epoch, next_call: NO_CALL, answered: false })
+        Client::connect_to(Home::State(state), transport).await
+    }
+
+    /// The same, by whatever the cluster is known.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect_to(home: Home, transport: Transport) -> Result<Client, ClientError> {
+        let (link, epoch) = open(&home, &transport).await?;
+        Ok(Client { home, transport, link, epoch, next_call: NO_CALL, answered: false })
     }
 
     /// Asks, and returns the answer. A link that breaks is made anew and the request repeated: changing requests
@@ -144,9 +170,9 @@ impl Client {
 
     async fn reconnect(&self, since: Instant) -> Result<Link, ClientError> {
         loop {
-            match open(&self.state, &self.transport).await {
+            match open(&self.home, &self.transport).await {
                 Ok((link, epoch)) if epoch == self.epoch => return Ok(link),
-                Ok(_) => return Err(ClientError::Afresh { name: self.state.name().to_owned() }),
+                Ok(_) => return Err(ClientError::Afresh { name: self.home.name().to_owned() }),
                 // Brought down on purpose: nothing to wait for.
                 Err(error @ ClientError::NotUp { .. }) => return Err(error),
                 Err(error) if since.elapsed() > RECONNECT_FOR => return Err(error),
@@ -186,7 +212,7 @@ impl Client {
         let frame = if patient {
             next.await?
         } else {
-            let silent = |_| ClientError::Silent { name: self.state.name().to_owned() };
+            let silent = |_| ClientError::Silent { name: self.home.name().to_owned() };
             tokio::time::timeout(ANSWER_TIMEOUT, next).await.map_err(silent)??
         };
         Ok(frame.ok_or(LinkError::CutShort)?)
@@ -312,16 +338,24 @@ pub fn value_of(stored: StoredValue) -> Value {
     Value { header: stored.header.into(), buffers }
 }
 
-/// A link to the scheduler that the contact file names, with its epoch.
-async fn open(state: &StateDir, transport: &Transport) -> Result<(Link, u32), ClientError> {
-    let not_up = || ClientError::NotUp { name: state.name().to_owned() };
-    let contact = state.read_contact()?.ok_or_else(not_up)?;
-    let link = transport.connect(&contact.addresses, Role::Scheduler, CONNECT_TIMEOUT).await;
-    let unreachable =
-        |source| ClientError::Unreachable { name: state.name().to_owned(), host: contact.host, source };
+/// A link to the scheduler that the contact file or the grant names, with its epoch (a grant knows none).
+async fn open(home: &Home, transport: &Transport) -> Result<(Link, u32), ClientError> {
+    let name = || home.name().to_owned();
+    let (addresses, host, epoch) = match home {
+        Home::State(state) => {
+            let contact = state.read_contact()?.ok_or_else(|| ClientError::NotUp { name: name() })?;
+            (contact.addresses, contact.host, contact.epoch)
+        }
+        Home::Grant(grant) => {
+            let first = grant.addresses.first().and_then(|a| a.rsplit_once(':')).map(|(host, _)| host);
+            (grant.addresses.clone(), first.unwrap_or_default().to_owned(), 0)
+        }
+    };
+    let link = transport.connect(&addresses, Role::Scheduler, CONNECT_TIMEOUT).await;
+    let unreachable = |source| ClientError::Unreachable { name: name(), host, source };
     let (reader, mut writer) = link.map_err(unreachable)?.split();
     writer.send_all(&[values::hello(PeerKind::Client)]).await?;
-    Ok((Link { reader, writer }, contact.epoch))
+    Ok((Link { reader, writer }, epoch))
 }
 
 /// The error for an answer that doesn't belong to the request.

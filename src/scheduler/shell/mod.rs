@@ -1,6 +1,7 @@
 //! The scheduler's shell: it accepts links, feeds the core with what has arrived, and performs what the core wants.
 //! One loop owns the core; no timer stands between an event and its consequence.
 
+mod desk;
 mod launcher;
 mod links;
 
@@ -82,7 +83,7 @@ pub async fn serve(state: StateDir) -> anyhow::Result<()> {
     let config = core_config(&spec, epoch.number, &journal, launcher.last_allocation() + 1);
     let (commands, launched) = mpsc::unbounded_channel();
     tokio::spawn(launcher.run(launched));
-    tokio::spawn(links::accept_all(listener, transport, events));
+    tokio::spawn(links::accept_all(listener, transport, state.clone(), events));
     let clock = Clock::start();
     let core = Core::new(config, clock.now());
     let peers = Peers::new(JournalSeq(journal.next_seq().saturating_sub(1)));
