@@ -402,3 +402,62 @@ fn what_is_published_survives_the_death_of_everything() {
     sandbox.ok(["down", "--purge"]);
     assert!(!datasets(&sandbox).exists());
 }
+
+#[test]
+fn who_has_a_grant_reads_and_changes_nothing_until_it_is_revoked() {
+    let sandbox = world();
+    sandbox.up(1);
+    sandbox.ok(["publish", "wind", STUDY, "--in", "wind_*.nc"]);
+    sandbox.ok(["publish", "means", MEAN, "--in", "wind_*.nc", "--persist", "disk"]);
+    sandbox.run(["grant", "--read-only", "-o", "alice.grant"]).exits(0).says("jq revoke alice");
+    let mode = fs::metadata(sandbox.file("alice.grant")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // Somebody else: another home, and a cluster of his own that isn't there.
+    let other = Sandbox::new();
+    let file = sandbox.file("alice.grant").display().to_string();
+    let by = |words: &[&str]| {
+        let mut command = other.jq(words);
+        command.env("JOBQ_GRANT", &file);
+        support::sandbox::finish(&mut command, b"")
+    };
+    assert_eq!(by(&["status", "--json"]).exits(0).json()["cluster"], "default");
+    by(&["tasks"]).exits(0);
+    let list = by(&["datasets", "--json"]).exits(0).json();
+    assert_eq!(
+        (&list["datasets"][0]["name"], &list["datasets"][1]["name"]),
+        (&"means".into(), &"wind".into())
+    );
+    assert_eq!(
+        by(&["open", "dataset:wind", "--json"]).exits(0).json(),
+        sandbox.json(["open", "dataset:wind"])
+    );
+    by(&["fetch", "wind", "-o", "f.nc"]).exits(0);
+    sandbox.ok(["fetch", "wind", "-o", "f.nc"]);
+    assert_eq!(fs::read(other.file("f.nc")).unwrap(), fs::read(sandbox.file("f.nc")).unwrap());
+    by(&["open", "dataset:means"]).exits(77).says("not shared");
+    by(&["open", "dataset:none"]).exits(2).says("no file");
+    for words in [
+        &["submit", "--", "true"][..],
+        &["cancel", "g1"],
+        &["scale", "2"],
+        &["down"],
+        &["publish", "x", "--in", "f.nc"],
+        &["unpublish", "wind"],
+        &["grant", "--read-only", "-o", "x.grant"],
+        &["compute", "m = mean(speed)", "--in", "dataset:wind", "--out", "o.nc"],
+    ] {
+        let told = by(words);
+        assert_eq!(told.code, 77, "{words:?}: {}", told.stderr);
+        assert!(told.stderr.contains("read"), "{words:?}: {}", told.stderr);
+    }
+    sandbox.run(["revoke", "alise"]).exits(78).says("there are: alice");
+    sandbox.run(["revoke", "alice"]).exits(0).says("opens nothing any more");
+    for words in [&["status"][..], &["datasets"], &["open", "dataset:wind"]] {
+        by(words).exits(77).says("revoked");
+    }
+    assert_eq!(sandbox.json(["status"])["cluster"], "default", "the owner is not affected");
+    // A copy that everybody can read is not taken.
+    sandbox.ok(["grant", "--read-only", "-o", "bob.grant", "--to", "bob"]);
+    fs::set_permissions(sandbox.file("bob.grant"), fs::Permissions::from_mode(0o644)).unwrap();
+    sandbox.run(["status", "--grant", "bob.grant"]).exits(77).says("chmod");
+}

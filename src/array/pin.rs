@@ -2,19 +2,15 @@
 
 use super::ArrayError;
 use super::compute::{ComputeRequest, Question};
-use super::program::lane_of;
 use super::stages::Ending;
 use super::tasks::{self, Work};
 use crate::graph::Graph;
-use crate::kernels::program::Decode;
 
 /// A graph of tiles, and which of them belong to which result.
 #[derive(Clone, Debug)]
 pub struct Pinned {
     pub graph: Graph,
     pub results: Vec<PinnedResult>,
-    /// Bytes of all results.
-    pub nbytes: u64,
 }
 
 /// A statement's result in the graph.
@@ -40,7 +36,7 @@ pub fn pin(request: &ComputeRequest, key: &str) -> Result<Pinned, ArrayError> {
     let stages = question.stages(&outputs, &request.chunks, Ending::PassedOn)?;
     let work = Work { stages: &stages, held: &question.held, outputs: outputs.len() };
     let (graph, tiles) = tasks::pinned(&work, key)?;
-    let (mut results, mut nbytes) = (Vec::new(), 0u64);
+    let mut results = Vec::new();
     for (planned, tasks) in stages.iter().zip(&tiles) {
         for number in &planned.outputs {
             let output = outputs[*number];
@@ -48,12 +44,9 @@ pub fn pin(request: &ComputeRequest, key: &str) -> Result<Pinned, ArrayError> {
             let buffer = planned.passed_on.iter().position(|node| *node == output.node);
             let buffer =
                 buffer.ok_or_else(|| ArrayError::Usage(format!("'{}' has no cells", output.name)))?;
-            let lane = lane_of(question.checked.info[output.node].numeric);
-            let cells: u64 = planned.dims.iter().map(|d| question.joined.dims[*d].len).product();
-            nbytes = nbytes.saturating_add(cells.saturating_mul(Decode::plain(lane).dtype.size() as u64));
             let (name, tile) = (output.name.clone(), planned.stage.tile.clone());
             results.push(PinnedResult { name, tile, buffer, tasks: tasks.clone() });
         }
     }
-    Ok(Pinned { graph, results, nbytes })
+    Ok(Pinned { graph, results })
 }

@@ -2,14 +2,15 @@
 
 use super::Context;
 use super::exit::{CliError, Exit};
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, Home};
 use crate::cluster::revive::{self, Resumed, Reviver};
 use crate::net::Transport;
 use crate::protocol::RefusalKind;
 use crate::scheduler::shell::transport;
 use crate::scheduler::spec::ClusterSpec;
-use crate::state::{Role, StateDir, StateError};
+use crate::state::{Grant, Role, StateDir, StateError};
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Runs a verb's asynchronous part.
@@ -43,6 +44,9 @@ pub fn cluster_spec(state: &StateDir) -> Result<ClusterSpec, CliError> {
 
 /// A client of the cluster that the flags name. Its scheduler is started again if it is dead, unless that isn't wanted.
 pub async fn client(context: &Context) -> Result<Client, CliError> {
+    if let Some(path) = &context.grant {
+        return granted(path).await;
+    }
     let state = state_dir(context)?;
     if !context.revives {
         return client_of(state).await;
@@ -51,6 +55,17 @@ pub async fn client(context: &Context) -> Result<Client, CliError> {
     let tell = move |resumed: &Resumed| out.warning(resumption(resumed));
     let reviver = Arc::new(Reviver::new(state.clone(), super::down::tell_waiting, Arc::new(tell)));
     Ok(revive::connect(&state, &links(&state)?, reviver).await?)
+}
+
+/// A client of somebody else's cluster, by a grant.
+async fn granted(path: &Path) -> Result<Client, CliError> {
+    let grant = Grant::read(path)?;
+    let transport =
+        Transport::tls(&grant.identity(path)?).map_err(|error| CliError::config(error.to_string()))?;
+    let outdated =
+        "a scheduler that was started anew has other addresses: its owner can write the grant again";
+    let client = Client::connect_to(Home::Grant(Box::new(grant)), transport).await;
+    client.map_err(|error| CliError::from(error).hint(outdated))
 }
 
 /// A client of this cluster, if its scheduler is there.

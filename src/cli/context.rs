@@ -2,8 +2,10 @@
 
 use super::exit::CliError;
 use super::output::{Color, Output};
+use super::scratch::Scratch;
 use crate::config::{self, Config, Sources};
-use std::path::Path;
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
 
 /// Longest name of a cluster: it becomes a folder and part of messages.
 const MAX_CLUSTER_NAME: usize = 64;
@@ -16,6 +18,9 @@ pub struct CommonFlags {
     #[arg(long = "name", value_name = "CLUSTER", global = true, env = "JOBQ_CLUSTER", hide_env_values = true,
           default_value = "default", value_parser = cluster_name)]
     cluster: String,
+    /// Read somebody else's cluster by this grant
+    #[arg(long, value_name = "FILE", global = true, env = "JOBQ_GRANT", hide_env_values = true)]
+    grant: Option<PathBuf>,
     /// Print JSON instead of text, with "schema": 1
     #[arg(long, global = true)]
     json: bool,
@@ -41,7 +46,11 @@ pub struct Context {
     pub cluster: String,
     /// Whether a scheduler that has died is started again.
     pub revives: bool,
+    /// By which somebody else's cluster is read.
+    pub grant: Option<PathBuf>,
     pub out: Output,
+    /// Directories that are needed until the program ends.
+    kept: RefCell<Vec<Scratch>>,
 }
 
 impl Context {
@@ -50,8 +59,15 @@ impl Context {
             program,
             cluster: flags.cluster,
             revives: !flags.no_revive,
+            grant: flags.grant,
+            kept: RefCell::default(),
             out: Output::new(flags.json, flags.quiet, flags.verbose, flags.color),
         }
+    }
+
+    /// Keeps a directory until the program ends.
+    pub(super) fn keep(&self, scratch: Scratch) {
+        self.kept.borrow_mut().push(scratch);
     }
 
     /// The layers of the configuration, read afresh.

@@ -2,11 +2,13 @@
 
 use super::Context;
 use super::exit::{CliError, Exit};
+use super::granted;
 use super::inputs::{array_error, dataset};
 use crate::array::published::changed;
 use crate::array::summary::{Summary, utc};
+use crate::datasets::registry::Listed;
 use crate::datasets::{Registry, Stored};
-use crate::state::StateError;
+use crate::state::{StateDir, StateError};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -57,22 +59,14 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
 }
 
 fn list(context: &Context) -> Result<(), CliError> {
-    let settings = context.config()?.settings(None, &[])?;
-    let rows: Vec<Row> = match crate::state::StateDir::open(&settings.cluster.state_dir, &context.cluster) {
-        Ok(state) => Registry::of(&state)
-            .list()?
-            .into_iter()
-            .map(|(name, stored)| match stored {
-                Ok(stored) => row(&stored),
-                Err(error) => {
-                    let (persist, note) = ("broken".to_owned(), error.to_string());
-                    Row { name, persist, note, ..Row::default() }
-                }
-            })
-            .collect(),
-        Err(StateError::NoSuchCluster { .. }) => Vec::new(),
-        Err(error) => return Err(error.into()),
+    let one = |(name, stored): Listed| match stored {
+        Ok(stored) => row(&stored),
+        Err(error) => {
+            let (persist, note) = ("broken".to_owned(), error.to_string());
+            Row { name, persist, note, ..Row::default() }
+        }
     };
+    let rows: Vec<Row> = listed(context)?.into_iter().map(one).collect();
     if context.out.is_json() {
         return context.out.json(&List { datasets: rows });
     }
@@ -96,6 +90,18 @@ fn list(context: &Context) -> Result<(), CliError> {
     };
     let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
     context.out.table(&["dataset", "kept", "files", "published", "by", "shared", "note"], &rows)
+}
+
+fn listed(context: &Context) -> Result<Vec<Listed>, CliError> {
+    if context.grant.is_some() {
+        return granted::list(context);
+    }
+    let settings = context.config()?.settings(None, &[])?;
+    match StateDir::open(&settings.cluster.state_dir, &context.cluster) {
+        Ok(state) => Ok(Registry::of(&state).list()?),
+        Err(StateError::NoSuchCluster { .. }) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn row(stored: &Stored) -> Row {

@@ -25,8 +25,10 @@ pub struct Args {
 }
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
+    // Who may only read has nobody to compute for him.
+    let local = args.local || context.grant.is_some();
     let mut inputs = Inputs::find(&[format!("{DATASET}{}", args.dataset)], context)?;
-    if !args.local {
+    if !local {
         inputs.find_held(context)?;
     }
     let (published, names) = (inputs.open()?, inputs.files());
@@ -42,7 +44,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     };
     let plan = array::plan(&request).map_err(told)?;
     check_writable(plan.summary.out.parent().unwrap_or(Path::new("/")))?;
-    let host = args.local.then(Host::here);
+    let host = local.then(Host::here);
     execute(&plan, host.as_ref(), context)?;
     if context.out.is_json() {
         context.out.json_with_schema(&plan.summary)?;

@@ -3,6 +3,7 @@
 use super::Context;
 use super::connect::state_dir;
 use super::exit::{CliError, Exit};
+use super::granted;
 use crate::array::{self, ArrayError, Published, inputs};
 use crate::datasets::{DatasetError, Registry, Stored};
 use nix::errno::Errno;
@@ -72,6 +73,9 @@ impl Inputs {
 pub fn dataset(name: &str, context: &Context) -> Result<Stored, CliError> {
     if name.contains('/') {
         return Ok(Stored::open(Path::new(name))?);
+    }
+    if context.grant.is_some() {
+        return granted::dataset(name, context);
     }
     Ok(Registry::of(&state_dir(context)?).open(name)?)
 }

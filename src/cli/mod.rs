@@ -15,6 +15,7 @@ mod down;
 pub mod environment;
 mod exit;
 mod fit;
+mod granted;
 mod help;
 mod idle;
 mod inputs;
@@ -41,9 +42,11 @@ pub mod compute;
 pub mod datasets;
 pub mod example_data;
 pub mod fetch;
+pub mod grant;
 pub mod map;
 pub mod open;
 pub mod publish;
+pub mod revoke;
 pub mod script;
 pub mod submit;
 pub mod unpublish;
@@ -97,6 +100,10 @@ verbs! {
     "unpublish" => Unpublish(unpublish),
     /// Write a published dataset to a file
     "fetch" => Fetch(fetch),
+    /// Let somebody else read this cluster, by a file
+    "grant" => Grant(grant),
+    /// Make a grant useless
+    "revoke" => Revoke(revoke),
     /// Write sample wind files
     "example-data" => ExampleData(example_data),
     /// Show every setting in force, and where it came from
@@ -176,7 +183,22 @@ fn parse_and_run(args: &[OsString]) -> Exit {
         }
     };
     let context = Context::new(program, cli.common);
-    cli.verb.run(&context).unwrap_or_else(|error| error.report())
+    let allowed = check_grant(cli.verb.word(), &context);
+    allowed.and_then(|()| cli.verb.run(&context)).unwrap_or_else(|error| error.report())
+}
+
+/// What can be done with a grant, which is for somebody else's cluster; `compute` with `--local`.
+const WITH_GRANT: [&str; 8] = ["status", "tasks", "datasets", "open", "fetch", "compute", "help", "version"];
+
+fn check_grant(verb: &str, context: &Context) -> Result<(), CliError> {
+    match &context.grant {
+        Some(grant) if !WITH_GRANT.contains(&verb) => {
+            let message = format!("`{verb}` is not for a grant ({}), which only reads", grant.display());
+            let hint = "without --grant and JOBQ_GRANT, it is about a cluster of your own";
+            Err(CliError::new(Exit::Permission, message).hint(hint))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The parser, which calls itself what the user called it.
@@ -197,6 +219,12 @@ macro_rules! verbs {
         pub const VERBS: &[&str] = &[$($word),+];
 
         impl Verb {
+            fn word(&self) -> &'static str {
+                match self {
+                    $(Verb::$variant(_) => $word,)+
+                }
+            }
+
             fn run(self, context: &Context) -> Result<Exit, CliError> {
                 match self {
                     $(Verb::$variant(args) => $module::run(args, context),)+

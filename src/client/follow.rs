@@ -74,9 +74,9 @@ impl Client {
                 tokio::time::sleep(backoff.wait()).await;
             }
             wait = true;
-            let error = match open(&self.state, &self.transport).await {
+            let error = match open(&self.home, &self.transport).await {
                 Ok((link, life)) if life == self.life => return Ok(link),
-                Ok(_) => return Err(ClientError::AnotherLife { name: self.state.name().to_owned() }),
+                Ok(_) => return Err(ClientError::AnotherLife { name: self.home.name().to_owned() }),
                 // Brought down on purpose: nothing to wait for.
                 Err(error @ ClientError::NotUp { .. }) => return Err(error),
                 Err(error) => error,

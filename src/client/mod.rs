@@ -12,7 +12,7 @@ use crate::protocol::{
     self, Counts, Failure, FromClient, GraphOptions, NO_CALL, PeerKind, RefusalKind, Reply, Request,
     RequestId, StoredValue, TaskReport, TaskStateName, ToClient,
 };
-use crate::state::{Role, StateDir, StateError};
+use crate::state::{Grant, Role, StateDir, StateError};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,9 +62,27 @@ struct Link {
     writer: Writer,
 }
 
+/// What a client knows a cluster by.
+#[derive(Clone, Debug)]
+pub enum Home {
+    /// Its folder: the owner's.
+    State(StateDir),
+    /// A grant, with the addresses of when it was written.
+    Grant(Box<Grant>),
+}
+
+impl Home {
+    fn name(&self) -> &str {
+        match self {
+            Home::State(state) => state.name(),
+            Home::Grant(grant) => &grant.cluster,
+        }
+    }
+}
+
 /// A connection to a cluster's scheduler. One request at a time.
 pub struct Client {
-    state: StateDir,
+    home: Home,
     transport: Transport,
     link: Link,
     /// Of the cluster that was first connected to: in another life, it doesn't know our graphs.
@@ -107,8 +125,16 @@ impl Client {
     /// # Errors
     /// There is none, or it doesn't answer.
     pub async fn connect(state: StateDir, transport: Transport) -> Result<Client, ClientError> {
-        let (link, life) = open(&state, &transport).await?;
-        Ok(Client { state, transport, link, life, reviver: None, next_call: NO_CALL, answered: false })
+        Client::connect_to(Home::State(state), transport).await
+    }
+
+    /// The same, by whatever the cluster is known.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect_to(home: Home, transport: Transport) -> Result<Client, ClientError> {
+        let (link, life) = open(&home, &transport).await?;
+        Ok(Client { home, transport, link, life, reviver: None, next_call: NO_CALL, answered: false })
     }
 
     /// The same, and from now on a scheduler that dies is started again.
@@ -151,7 +177,7 @@ impl Client {
     }
 
     async fn next_frame(&mut self, request: &Request) -> Result<Frame, ClientError> {
-        let silent = |_| ClientError::Silent { name: self.state.name().to_owned() };
+        let silent = |_| ClientError::Silent { name: self.home.name().to_owned() };
         // These take as long as tasks take.
         if !is_patient(request) {
             let next = tokio::time::timeout(ANSWER_TIMEOUT, self.link.reader.next()).await;
@@ -293,16 +319,25 @@ fn is_patient(request: &Request) -> bool {
     matches!(request, Request::Wait { .. } | Request::Down { .. })
 }
 
-/// A link to the scheduler that the contact file names, and which life of the cluster that is.
-async fn open(state: &StateDir, transport: &Transport) -> Result<(Link, String), ClientError> {
-    let not_up = || ClientError::NotUp { name: state.name().to_owned() };
-    let contact = state.read_contact()?.ok_or_else(not_up)?;
-    let link = transport.connect(&contact.addresses, Role::Scheduler, CONNECT_TIMEOUT).await;
-    let unreachable =
-        |source| ClientError::Unreachable { name: state.name().to_owned(), host: contact.host, source };
+/// A link to the scheduler that the contact file or the grant names, and which life of the cluster that is (a grant knows
+/// none).
+async fn open(home: &Home, transport: &Transport) -> Result<(Link, String), ClientError> {
+    let name = || home.name().to_owned();
+    let (addresses, host, life) = match home {
+        Home::State(state) => {
+            let contact = state.read_contact()?.ok_or_else(|| ClientError::NotUp { name: name() })?;
+            (contact.addresses, contact.host, contact.life)
+        }
+        Home::Grant(grant) => {
+            let first = grant.addresses.first().and_then(|a| a.rsplit_once(':')).map(|(host, _)| host);
+            (grant.addresses.clone(), first.unwrap_or_default().to_owned(), String::new())
+        }
+    };
+    let link = transport.connect(&addresses, Role::Scheduler, CONNECT_TIMEOUT).await;
+    let unreachable = |source| ClientError::Unreachable { name: name(), host, source };
     let (reader, mut writer) = link.map_err(unreachable)?.split();
     writer.send_all(&[values::hello(PeerKind::Client)]).await?;
-    Ok((Link { reader, writer }, contact.life))
+    Ok((Link { reader, writer }, life))
 }
 
 /// The error for an answer that doesn't belong to the request.

@@ -49,12 +49,12 @@ pub struct ChunksPlan {
 ///
 /// # Errors
 /// It can't be made.
-pub fn begin(plan: &Path, spec: &FileSpec) -> io::Result<()> {
-    std::fs::create_dir(plan)?;
+pub fn begin(temporary: &Path, spec: &FileSpec) -> io::Result<()> {
+    std::fs::create_dir(temporary)?;
     for variable in &spec.variables {
-        std::fs::create_dir(plan.join(&variable.name))?;
+        std::fs::create_dir(temporary.join(&variable.name))?;
     }
-    File::create_new(plan.join(MARK)).map(drop)
+    File::create_new(temporary.join(MARK)).map(drop)
 }
 
 /// Arguments: the first tile. Inputs: tiles in their order.

@@ -44,11 +44,13 @@ pub struct Link {
 }
 
 /// Who is at the other end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Peer {
     pub address: SocketAddr,
     /// As its certificate says; `None` without TLS: anyone.
     pub role: Option<Role>,
+    /// The certificate of a granted reader, by which the grant is known.
+    pub grant: Option<Vec<u8>>,
 }
 
 /// A TLS connection of ours.
@@ -80,8 +82,8 @@ impl Link {
     }
 
     #[must_use]
-    pub fn peer(&self) -> Peer {
-        self.peer
+    pub fn peer(&self) -> &Peer {
+        &self.peer
     }
 
     #[cfg(test)]

@@ -114,7 +114,7 @@ impl Transport {
         let address = canonical(stream.peer_addr()?);
         let limits = Limits::default();
         let Some(tls) = &self.tls else {
-            let peer = Peer { address, role: None };
+            let peer = Peer { address, role: None, grant: None };
             return Ok(Link::new(Stream::Plain(stream), peer, limits, self.pool.clone()));
         };
         let handshake = TlsAcceptor::from(tls.server.clone()).accept(buffered(stream));
@@ -126,7 +126,8 @@ impl Transport {
         let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let role = leaf.and_then(|leaf| role_of(leaf, tls.cluster_id));
         let role = role.ok_or(AcceptError::NoRole { peer: address })?;
-        let peer = Peer { address, role: Some(role) };
+        let grant = leaf.filter(|_| role == Role::ReadOnly).map(|leaf| leaf.to_vec());
+        let peer = Peer { address, role: Some(role), grant };
         let stream = Stream::Tls(Box::new(TlsStream::Server(stream)));
         Ok(Link::new(stream, peer, limits, self.pool.clone()))
     }
@@ -185,14 +186,14 @@ impl Transport {
             let remote = canonical(stream.peer_addr().map_err(|error| error.to_string())?);
             let limits = Limits::AUTHENTICATED;
             let Some(tls) = &self.tls else {
-                let peer = Peer { address: remote, role: None };
+                let peer = Peer { address: remote, role: None, grant: None };
                 return Ok(Link::new(Stream::Plain(stream), peer, limits, self.pool.clone()));
             };
             let name = ServerName::try_from(expect.server_name(tls.cluster_id))
                 .map_err(|error| error.to_string())?;
             let stream = TlsConnector::from(tls.client.clone()).connect(name, buffered(stream)).await;
             let stream = stream.map_err(|error| not_the_peer(&error, expect))?;
-            let peer = Peer { address: remote, role: Some(expect) };
+            let peer = Peer { address: remote, role: Some(expect), grant: None };
             let stream = Stream::Tls(Box::new(TlsStream::Client(stream)));
             Ok(Link::new(stream, peer, limits, self.pool.clone()))
         };

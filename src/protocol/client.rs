@@ -58,6 +58,14 @@ pub enum Request {
         request: RequestId,
         key: Key,
     },
+    /// The published datasets' names, and where their folders are.
+    Datasets,
+    /// A part of a file in a dataset's folder.
+    DatasetFile {
+        dataset: String,
+        file: String,
+        offset: u64,
+    },
     /// End the cluster: let running tasks end for so long, then stop workers, cancel allocations, and exit.
     Down {
         drain_ms: u64,
@@ -66,6 +74,26 @@ pub enum Request {
 
 /// Most tasks that one answer lists.
 pub const MAX_LISTED: u32 = 100_000;
+
+impl Request {
+    /// Whether a granted reader may ask it: it changes nothing.
+    pub fn only_reads(&self) -> bool {
+        match self {
+            Request::Resolve(_)
+            | Request::Wait { .. }
+            | Request::Results(_)
+            | Request::Tasks { .. }
+            | Request::Status
+            | Request::Datasets
+            | Request::DatasetFile { .. } => true,
+            Request::Submit { .. }
+            | Request::Cancel { .. }
+            | Request::Scale { .. }
+            | Request::Unpin { .. }
+            | Request::Down { .. } => false,
+        }
+    }
+}
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct FromClient {
@@ -257,6 +285,13 @@ pub enum Reply {
     },
     Unpinned {
         tasks: u64,
+    },
+    Datasets(Vec<(String, String)>),
+    /// `nbytes`: of the whole file.
+    DatasetFile {
+        nbytes: u64,
+        #[serde(with = "serde_bytes")]
+        part: Vec<u8>,
     },
     /// Sent while going down, and once more with `left` 0.
     GoingDown {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub const MAX_NAME_BYTES: usize = 64;
 
 /// Folders that `create` makes at once; all are private.
-const FOLDERS: [&str; 5] = ["journal", "outbox", "datasets", "allocations", "intents"];
+const FOLDERS: [&str; 6] = ["journal", "outbox", "datasets", "allocations", "intents", "grants"];
 
 /// One cluster's folder in the state directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -184,6 +184,12 @@ impl StateDir {
     #[must_use]
     pub fn results_dir(&self) -> PathBuf {
         self.path.join("results")
+    }
+
+    /// Certificates of granted readers, by the name of the grant.
+    #[must_use]
+    pub fn grants_dir(&self) -> PathBuf {
+        self.path.join("grants")
     }
 
     #[must_use]

@@ -118,10 +118,47 @@ pub fn renew_if_due(dir: &Path) -> Result<bool, StateError> {
 pub fn renew(dir: &Path) -> Result<(), StateError> {
     check_private_dir(dir)?;
     let cluster_id = read_cluster_id(dir)?;
+    write_leaves(dir, cluster_id, &issuer(dir, cluster_id)?)
+}
+
+fn issuer(dir: &Path, cluster_id: ClusterId) -> Result<Issuer<'static, KeyPair>, StateError> {
     let key_path = dir.join("ca.key");
     let text = String::from_utf8(read_private(&key_path)?).map_err(|e| damaged(&key_path, &e.to_string()))?;
     let key = KeyPair::from_pem(&text).map_err(|error| damaged(&key_path, &error.to_string()))?;
-    write_leaves(dir, cluster_id, &Issuer::new(ca_params(cluster_id), key))
+    Ok(Issuer::new(ca_params(cluster_id), key))
+}
+
+/// A certificate and key for a granted reader, with the authority's certificate: all three as PEM.
+pub struct ReaderKeys {
+    pub authority: String,
+    pub certificate: String,
+    pub key: String,
+}
+
+/// Makes a certificate of the read-only role that no other has.
+///
+/// # Errors
+/// The authority's key is missing, or keys can't be made.
+pub fn issue_reader(dir: &Path) -> Result<ReaderKeys, StateError> {
+    check_private_dir(dir)?;
+    let cluster_id = read_cluster_id(dir)?;
+    let issuer = issuer(dir, cluster_id)?;
+    let key = KeyPair::generate().map_err(|error| no_certificate(dir, &error))?;
+    let leaf = leaf_params(Role::ReadOnly, cluster_id)
+        .and_then(|params| params.signed_by(&key, &issuer))
+        .map_err(|error| no_certificate(dir, &error))?;
+    let path = dir.join("ca.pem");
+    let authority = String::from_utf8(read_private(&path)?);
+    let authority = authority.map_err(|error| damaged(&path, &error.to_string()))?;
+    Ok(ReaderKeys { authority, certificate: leaf.pem(), key: key.serialize_pem() })
+}
+
+/// The certificate that a PEM text holds.
+///
+/// # Errors
+/// It holds none; `path` is where it came from.
+pub fn leaf_of_pem(path: &Path, text: &[u8]) -> Result<CertificateDer<'static>, StateError> {
+    CertificateDer::from_pem_slice(text).map_err(|error| damaged(path, &error.to_string()))
 }
 
 impl Role {
@@ -216,6 +253,21 @@ impl<'de> Deserialize<'de> for ClusterId {
 }
 
 impl Identity {
+    /// A granted reader's.
+    ///
+    /// # Errors
+    /// The texts hold no certificates or no key; `path` is where they came from.
+    pub fn of_reader(path: &Path, cluster_id: ClusterId, keys: &ReaderKeys) -> Result<Identity, StateError> {
+        let key = PrivateKeyDer::from_pem_slice(keys.key.as_bytes());
+        Ok(Identity {
+            cluster_id,
+            role: Role::ReadOnly,
+            ca: leaf_of_pem(path, keys.authority.as_bytes())?,
+            leaf: leaf_of_pem(path, keys.certificate.as_bytes())?,
+            key: key.map_err(|error| damaged(path, &error.to_string()))?,
+        })
+    }
+
     #[must_use]
     pub fn cluster_id(&self) -> ClusterId {
         self.cluster_id

@@ -9,6 +9,7 @@
 pub mod dir;
 pub mod epoch;
 pub mod files;
+pub mod grant;
 pub mod identity;
 pub mod intent;
 pub mod launch;
@@ -18,6 +19,7 @@ pub mod prune;
 
 pub use dir::{ClusterFile, Contact, StateDir};
 pub use epoch::{Epoch, Fence, FenceState};
+pub use grant::Grant;
 pub use identity::{ClusterId, Identity, Role};
 pub use intent::{Intent, Intents, Outcome};
 pub use lease::{Holder, Lease, LeaseWatch, Liveness};

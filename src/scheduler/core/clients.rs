@@ -89,6 +89,10 @@ impl Core {
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::Scale { request, workers } => self.on_scale(request, workers, out),
             Request::Unpin { request, key } => self.on_unpin(request, &key, out),
+            // Its shell has the files.
+            Request::Datasets | Request::DatasetFile { .. } => {
+                refuse(RefusalKind::Unavailable, "this scheduler has no datasets at hand")
+            }
             Request::Down { drain_ms } => {
                 return self.on_down((peer, call), Duration::from_millis(drain_ms));
             }

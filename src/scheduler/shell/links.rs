@@ -1,12 +1,13 @@
 //! Links of the scheduler: a task that accepts, one that reads and one that writes for each peer.
 
 use super::Incoming;
+use super::desk::Desk;
 use crate::net::{AcceptError, Frame, Limits, Link, Listener, Transport};
 use crate::protocol::{
     self, FromClient, FromWorker, Hello, NO_CALL, PeerKind, RefusalKind, Reply, ToClient, ToWorker, VERSION,
 };
 use crate::scheduler::event::{JournalSeq, PeerId};
-use crate::state::Role;
+use crate::state::{Role, StateDir, grant};
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -128,7 +129,7 @@ fn frames(letters: Vec<Letter>) -> Vec<Frame> {
     frames
 }
 
-fn frame<T: Serialize>(messages: &[T]) -> Option<Frame> {
+pub(super) fn frame<T: Serialize>(messages: &[T]) -> Option<Frame> {
     let mut frames = Vec::new();
     encode_into(messages, &mut frames);
     frames.pop()
@@ -142,7 +143,13 @@ fn encode_into<T: Serialize>(messages: &[T], frames: &mut Vec<Frame>) {
 }
 
 /// Accepts links for as long as the main loop listens.
-pub(super) async fn accept_all(listener: Listener, transport: Transport, events: mpsc::Sender<Incoming>) {
+pub(super) async fn accept_all(
+    listener: Listener,
+    transport: Transport,
+    state: StateDir,
+    events: mpsc::Sender<Incoming>,
+) {
+    let state = Arc::new(state);
     let room = Arc::new(Semaphore::new(crate::net::listen::link_limit()));
     let mut next = 0;
     loop {
@@ -159,10 +166,10 @@ pub(super) async fn accept_all(listener: Listener, transport: Transport, events:
             continue;
         };
         next += 1;
-        let (transport, events, id) = (transport.clone(), events.clone(), PeerId(next));
+        let (transport, events, id, state) = (transport.clone(), events.clone(), PeerId(next), state.clone());
         tokio::spawn(async move {
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT * 2, greet(&transport, stream)).await {
-                Ok(Ok((link, kind))) => serve(id, link, kind, events, permit).await,
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT * 2, greet(&transport, &state, stream)).await {
+                Ok(Ok((link, kind))) => serve(id, link, kind, events, state, permit).await,
                 Ok(Err(reason)) => debug!("{address}: {reason}"),
                 Err(_) => debug!("{address}: no hello in time"),
             }
@@ -174,24 +181,31 @@ pub(super) async fn accept_all(listener: Listener, transport: Transport, events:
 struct Greeted {
     reader: crate::net::Reader,
     writer: crate::net::Writer,
+    /// The certificate of a granted reader.
+    grant: Option<Vec<u8>>,
 }
 
-async fn greet(transport: &Transport, stream: tokio::net::TcpStream) -> Result<(Greeted, PeerKind), String> {
+async fn greet(
+    transport: &Transport,
+    state: &StateDir,
+    stream: tokio::net::TcpStream,
+) -> Result<(Greeted, PeerKind), String> {
     let link: Link =
         transport.accept(stream, HANDSHAKE_TIMEOUT).await.map_err(|error: AcceptError| error.to_string())?;
-    let role = link.peer().role;
+    let (role, grant) = (link.peer().role, link.peer().grant.clone());
     let (mut reader, mut writer) = link.split();
     let frame = reader.next().await.map_err(|error| error.to_string())?.ok_or("closed before its hello")?;
     let hello: Vec<Hello> = protocol::decode(&frame.header).map_err(|error| format!("no hello: {error}"))?;
     let [hello] = hello.as_slice() else { return Err("no hello".into()) };
-    if let Err((kind, reason)) = admit(hello, role) {
+    let admitted = admit(hello, role).and_then(|()| check_grant(state, grant.as_deref()));
+    if let Err((kind, reason)) = admitted {
         if hello.kind == PeerKind::Client {
             tell_why(&mut reader, &mut writer, kind, &reason).await;
         }
         return Err(reason);
     }
     reader.set_limits(Limits::AUTHENTICATED);
-    Ok((Greeted { reader, writer }, hello.kind))
+    Ok((Greeted { reader, writer, grant }, hello.kind))
 }
 
 /// Whether whoever says this may be what it says.
@@ -204,7 +218,7 @@ fn admit(hello: &Hello, role: Option<Role>) -> Result<(), (RefusalKind, String)>
         return Err((RefusalKind::Unavailable, reason));
     }
     let allowed: &[Role] = match hello.kind {
-        PeerKind::Client => &[Role::Admin],
+        PeerKind::Client => &[Role::Admin, Role::ReadOnly],
         PeerKind::Worker | PeerKind::Supervisor => &[Role::Worker, Role::Admin],
     };
     // Without TLS there are no roles.
@@ -213,6 +227,14 @@ fn admit(hello: &Hello, role: Option<Role>) -> Result<(), (RefusalKind, String)>
     }
     let reason = format!("its certificate doesn't allow it to be a {:?}", hello.kind).to_lowercase();
     Err((RefusalKind::Permission, reason))
+}
+
+/// Whether a reader's grant still counts.
+fn check_grant(state: &StateDir, grant: Option<&[u8]>) -> Result<(), (RefusalKind, String)> {
+    if grant.is_none_or(|certificate| grant::counts(state, certificate)) {
+        return Ok(());
+    }
+    Err((RefusalKind::Permission, "its grant was revoked".to_owned()))
 }
 
 /// Tells a client why its link is closed, and waits a moment for it to read that.
@@ -235,10 +257,13 @@ async fn serve(
     link: Greeted,
     kind: PeerKind,
     events: mpsc::Sender<Incoming>,
+    state: Arc<StateDir>,
     _permit: OwnedSemaphorePermit,
 ) {
-    let Greeted { mut reader, mut writer } = link;
+    let Greeted { mut reader, mut writer, grant } = link;
     let (frames, mut outgoing) = mpsc::channel::<Frame>(MAX_WAITING_FRAMES);
+    // Weak: it must not keep the link when the main loop lets go of it.
+    let desk = Desk { state, grant, frames: frames.downgrade() };
     if events.send(Incoming::Connected { peer: id, frames }).await.is_err() {
         return;
     }
@@ -262,8 +287,13 @@ async fn serve(
                 Err(error) => return error.to_string(),
             };
             let incoming = match kind {
-                PeerKind::Client => protocol::decode::<FromClient>(&frame.header)
-                    .map(|messages| Incoming::FromClient { peer: id, messages }),
+                PeerKind::Client => match protocol::decode::<FromClient>(&frame.header) {
+                    Ok(messages) => match desk.take(messages).await {
+                        Ok(messages) => Ok(Incoming::FromClient { peer: id, messages }),
+                        Err(reason) => return reason,
+                    },
+                    Err(error) => Err(error),
+                },
                 PeerKind::Worker | PeerKind::Supervisor => {
                     protocol::decode::<FromWorker>(&frame.header).map(|mut messages| {
                         // Only a supervisor knows of a death, and it knows of nothing else.

@@ -2,6 +2,7 @@
 //! One loop owns the core; no timer stands between an event and its consequence.
 
 mod claim;
+mod desk;
 mod ground;
 mod janitor;
 mod launcher;
@@ -109,7 +110,7 @@ async fn hold(
     info!("listening {} ms after the claim", clock.now().0 / 1_000_000);
     let (commands, launched) = mpsc::unbounded_channel();
     tokio::spawn(launcher.run(launched));
-    tokio::spawn(links::accept_all(listener, transport, events));
+    tokio::spawn(links::accept_all(listener, transport, state.clone(), events));
     let (forgotten, to_forget) = mpsc::unbounded_channel();
     tokio::spawn(janitor::run(state.clone(), to_forget));
     let peers = Peers::new(JournalSeq(journal.next_seq().saturating_sub(1)));

@@ -1,0 +1,47 @@
+//! `grant --read-only -o FILE` and `revoke NAME`: let others look at a cluster, and no more.
+
+use super::Context;
+use super::connect::state_dir;
+use super::exit::{CliError, Exit};
+use crate::state::grant::issue;
+use serde::Serialize;
+use std::path::PathBuf;
+
+#[derive(clap::Args, Clone, Debug, PartialEq)]
+pub struct Args {
+    /// What it allows: to see status, tasks and datasets, and nothing that changes anything
+    #[arg(long, required = true)]
+    pub read_only: bool,
+    /// The file to give to the reader
+    #[arg(short = 'o', long = "out", value_name = "FILE")]
+    pub output: PathBuf,
+    /// What `revoke` calls it; else the file's name without its ending
+    #[arg(long, value_name = "NAME")]
+    pub to: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    grant: &'a str,
+    file: String,
+    addresses: &'a [String],
+}
+
+pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
+    let state = state_dir(context)?;
+    let stem = args.output.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let name = args.to.or(stem).unwrap_or_default();
+    let grant = issue(&state, &name)?;
+    grant.write(&args.output)?;
+    let file = args.output.display();
+    if context.out.is_json() {
+        let (file, addresses) = (file.to_string(), &grant.addresses[..]);
+        context.out.json(&Report { grant: &name, file, addresses })?;
+        return Ok(Exit::Ok);
+    }
+    context.out.note(format!(
+        "who has {file} can read cluster '{}': `jq status --grant {file}`; `jq revoke {name}` ends it",
+        context.cluster
+    ));
+    Ok(Exit::Ok)
+}
