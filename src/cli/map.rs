@@ -8,8 +8,9 @@ use super::submit::{command, resolve};
 use super::task_flags::TaskFlags;
 use super::wait::{self, Begun};
 use crate::client::{Client, Submission};
-use crate::graph::{Columns, Key, Op, TaskId};
+use crate::graph::{Columns, CommandSpec, Key, Op, TaskId};
 use crate::protocol::GraphOptions;
+use crate::worker::run::template;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -83,7 +84,9 @@ fn what(args: &Args, context: &Context) -> Result<(Op, String, super::arguments:
     let Some(kernel) = &args.kernel else {
         let (argv, source) = split(args.words.clone())?;
         let label = argv[0].clone();
-        return Ok((Op::Command(Box::new(command(&args.task, argv, true, context)?)), label, source));
+        let spec = command(&args.task, argv, true, context)?;
+        check_outputs(&spec)?;
+        return Ok((Op::Command(Box::new(spec)), label, source));
     };
     if crate::kernels::lookup(kernel).is_none() {
         return Err(CliError::usage(format!("there is no kernel `{kernel}`")));
@@ -96,6 +99,17 @@ fn what(args: &Args, context: &Context) -> Result<(Op, String, super::arguments:
     }
     let op = Op::Kernel { name: kernel.clone(), params: Vec::new(), resources: args.task.occupies() };
     Ok((op, kernel.clone(), source))
+}
+
+/// An output that is written for each argument must have a name of its own for each.
+fn check_outputs(spec: &CommandSpec) -> Result<(), CliError> {
+    match spec.outputs.iter().find(|output| output.fenced && !template::has_argument(&output.path)) {
+        None => Ok(()),
+        Some(output) => {
+            let message = format!("--output {}: every task would write the same file", output.path);
+            Err(CliError::usage(message).hint("put {} or {#} into its name, such as out/{#}.txt"))
+        }
+    }
 }
 
 /// A graph on its way, part by part.

@@ -35,8 +35,8 @@ pub(super) struct Server {
     pub next_poll: u64,
     /// The batch system has answered once.
     pub was_answered: bool,
-    /// Allocations of which a worker has registered with this scheduler.
-    registered: BTreeSet<AllocationId>,
+    /// Allocations that this scheduler asked for itself, or of which a worker has registered with it.
+    known: BTreeSet<AllocationId>,
     seen: HashMap<TaskId, &'static str>,
     exit: bool,
 }
@@ -90,7 +90,7 @@ impl World {
             waiting_submits: Vec::new(),
             next_poll: 0,
             was_answered: false,
-            registered: BTreeSet::new(),
+            known: BTreeSet::new(),
             seen,
             exit: false,
         });
@@ -213,7 +213,7 @@ impl World {
                 }
                 self.note(|| format!("scheduler <- {event:?}"));
                 if let Event::FromWorker { message: FromWorker::Register(registration), .. } = &event {
-                    server.registered.insert(registration.allocation);
+                    server.known.insert(registration.allocation);
                 }
                 let is_heartbeat =
                     matches!(event, Event::FromWorker { message: FromWorker::Heartbeat { .. }, .. });
@@ -313,14 +313,13 @@ impl World {
             Action::Submit { allocation, after } => {
                 self.report.count("action", "Submit");
                 server.waiting_submits.push((after.0, allocation));
+                server.known.insert(allocation);
             }
             Action::CancelAllocations(allocations) => {
                 self.report.count("action", "CancelAllocations");
                 let is_new = !server.was_answered && life > 1 && !server.core.is_going_down();
                 let wanted = |id: &AllocationId| {
-                    !self.disk.given_up.contains(id)
-                        && !server.registered.contains(id)
-                        && self.batch.runs(*id)
+                    !self.disk.given_up.contains(id) && !server.known.contains(id) && self.batch.runs(*id)
                 };
                 if is_new && allocations.iter().any(wanted) {
                     let why = "a new scheduler gives up running allocations before it has asked about them";

@@ -101,6 +101,20 @@ fn an_output_may_have_any_name() {
     assert_eq!(names(&sandbox.file("out")).len(), odd.len());
 }
 
+#[test]
+fn a_map_whose_tasks_would_all_write_one_file_is_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.up(1);
+    let map = |output: &str| {
+        sandbox.run(["map", "--wait", "--output", output, "cp", "{}", "{out}", ":::", "a", "b"])
+    };
+    map("o").exits(2).says("--output o").says("{#}");
+    fs::write(sandbox.file("a"), "a").unwrap();
+    fs::write(sandbox.file("b"), "b").unwrap();
+    map("o.{#}").exits(0);
+    assert_eq!((&*sandbox.read("o.1"), &*sandbox.read("o.2")), ("a", "b"));
+}
+
 /// Two hundred tasks that each make an output and log that they run; `strike` is called when some are done and more
 /// than a hundred aren't.
 fn strike_in_the_middle(sandbox: &Sandbox, strike: impl FnOnce()) {

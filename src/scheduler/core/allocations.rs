@@ -2,7 +2,7 @@
 
 use super::Core;
 use super::roster::Presence;
-use crate::protocol::{AllocationId, AllocationReport, AllocationStateName, ToWorker, WorkerIndex};
+use crate::protocol::{AllocationId, AllocationReport, AllocationStateName, WorkerIndex};
 use crate::scheduler::event::{Action, AllocationStatus, SubmitOutcome, Time};
 use crate::scheduler::record::Record;
 use crate::scheduler::scale::{Limits, Open, decide, needed};
@@ -303,16 +303,7 @@ impl Core {
     fn retire_allocation(&mut self, id: AllocationId, out: &mut Vec<Action>) {
         self.give_up_allocation(id);
         for index in self.workers.of_allocation(id) {
-            self.ask_to_leave(index, "scaled down", out);
-        }
-    }
-
-    /// The worker finishes what it runs, takes nothing more, and ends. One that is lost is told when it comes back.
-    pub(super) fn ask_to_leave(&mut self, index: WorkerIndex, reason: &str, out: &mut Vec<Action>) {
-        self.workers.set_leaving(index);
-        if let Some(peer) = self.workers.get(index).and_then(|w| w.peer()) {
-            let message = ToWorker::Leave { reason: reason.to_owned(), now: false };
-            out.push(Action::ToWorker { peer, message, after: None });
+            self.ask_to_leave(index, "scaled down", false, out);
         }
     }
 
@@ -452,7 +443,7 @@ impl Core {
         for index in self.workers.of_allocation(id) {
             match self.workers.get(index).map(|w| &w.presence) {
                 Some(Presence::Lost { .. }) if confirmed => self.on_departed(index, &reason, out),
-                _ => self.ask_to_leave(index, &reason, out),
+                _ => self.ask_to_leave(index, &reason, false, out),
             }
         }
     }
@@ -528,164 +519,4 @@ impl Core {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocol::{FromWorker, Registration, WorkerId};
-    use crate::scheduler::core::CoreConfig;
-    use crate::scheduler::event::{Event, PeerId};
-
-    const POLL: Duration = Duration::from_secs(30);
-
-    fn core(target: u32) -> Core {
-        Core::new(CoreConfig { workers: target, ..CoreConfig::default() }, Time::default())
-    }
-
-    fn handle(core: &mut Core, now: Time, event: Event) -> Vec<Action> {
-        let mut out = Vec::new();
-        core.handle(now, event, &mut out);
-        core.settle_down(now, &mut out);
-        core.check();
-        out
-    }
-
-    fn submits(out: &[Action]) -> Vec<u32> {
-        let submit = |action: &Action| match action {
-            Action::Submit { allocation, .. } => Some(allocation.0),
-            _ => None,
-        };
-        out.iter().filter_map(submit).collect()
-    }
-
-    fn submitted(id: u32, outcome: SubmitOutcome) -> Event {
-        Event::Submitted { allocation: AllocationId(id), outcome }
-    }
-
-    fn accepted(id: u32) -> Event {
-        submitted(id, SubmitOutcome::Accepted { job: format!("{id}") })
-    }
-
-    fn polled(id: u32, status: AllocationStatus) -> Event {
-        Event::Polled(vec![(AllocationId(id), format!("{id}"), status)])
-    }
-
-    fn over(confirmed: bool) -> AllocationStatus {
-        AllocationStatus::Ended { words: "over".into(), confirmed, blameless: false }
-    }
-
-    fn register(peer: u64, allocation: u32, incarnation: u64) -> Event {
-        let registration = Registration {
-            id: WorkerId { name: format!("w{allocation}"), incarnation },
-            allocation: AllocationId(allocation),
-            host: String::new(),
-            pid: 1,
-            addresses: Vec::new(),
-            cores: 1,
-            memory: 0,
-            named: Vec::new(),
-            deadline_unix: 0,
-            holds: Vec::new(),
-            runs: Vec::new(),
-            completions: Vec::new(),
-        };
-        Event::FromWorker { peer: PeerId(peer), message: FromWorker::Register(Box::new(registration)) }
-    }
-
-    fn told_to_leave(out: &[Action]) -> bool {
-        let leave = |action: &Action| {
-            matches!(action, Action::ToWorker { message: ToWorker::Leave { now: false, .. }, .. })
-        };
-        out.iter().any(leave)
-    }
-
-    fn refused(out: &[Action]) -> bool {
-        out.iter().any(|a| matches!(a, Action::ToWorker { message: ToWorker::Refused { .. }, .. }))
-    }
-
-    #[test]
-    fn a_worker_on_a_node_that_was_given_up_finishes_and_leaves_and_another_is_asked_for() {
-        let mut core = core(1);
-        assert_eq!(submits(&handle(&mut core, Time::default(), Event::Tick)), [1]);
-        handle(&mut core, Time::from_secs(1), accepted(1));
-        handle(&mut core, Time::from_secs(2), register(1, 1, 1));
-        let out = handle(&mut core, Time::from_secs(3), polled(1, over(false)));
-        assert!(told_to_leave(&out));
-        assert_eq!(submits(&out), [2]);
-        // Its link breaks, and it comes back: it may not have heard.
-        handle(&mut core, Time::from_secs(4), Event::PeerLost { peer: PeerId(1), reason: "cut".into() });
-        assert!(told_to_leave(&handle(&mut core, Time::from_secs(5), register(2, 1, 1))));
-        // Another life of it isn't wanted.
-        assert!(refused(&handle(&mut core, Time::from_secs(6), register(3, 1, 2))));
-    }
-
-    #[test]
-    fn a_link_that_breaks_after_the_job_is_over_leaves_no_doubt() {
-        for (confirmed, departed) in [(true, true), (false, false)] {
-            let mut core = core(1);
-            handle(&mut core, Time::default(), Event::Tick);
-            handle(&mut core, Time::from_secs(1), accepted(1));
-            handle(&mut core, Time::from_secs(2), register(1, 1, 1));
-            handle(&mut core, Time::from_secs(3), polled(1, over(confirmed)));
-            let lost = Event::PeerLost { peer: PeerId(1), reason: "cut".into() };
-            handle(&mut core, Time::from_secs(4), lost);
-            assert_eq!(core.workers.of_allocation(AllocationId(1)).is_empty(), departed);
-        }
-    }
-
-    #[test]
-    fn failures_of_one_round_are_one_step_back() {
-        let mut core = core(4);
-        handle(&mut core, Time::default(), Event::Tick);
-        for id in 1..=4 {
-            let words = "the controller is dead".to_owned();
-            let outcome = SubmitOutcome::Refused { words, fatal: false, exit_code: 75 };
-            handle(&mut core, Time::from_secs(1), submitted(id, outcome));
-        }
-        let again = Time::from_secs(1).plus(FIRST_BACKOFF);
-        assert_eq!(core.deadline(), Some(again));
-        assert_eq!(submits(&handle(&mut core, again, Event::Tick)), [5, 6, 7, 8]);
-    }
-
-    #[test]
-    fn a_submit_without_an_answer_is_waited_for_and_then_not_wanted() {
-        let mut core = core(1);
-        handle(&mut core, Time::default(), Event::Tick);
-        handle(
-            &mut core,
-            Time::from_secs(10),
-            submitted(1, SubmitOutcome::Ambiguous { words: "late".into() }),
-        );
-        let nothing = || Event::Polled(vec![(AllocationId(1), String::new(), AllocationStatus::Absent)]);
-        let mut now = Time::from_secs(10);
-        while now.plus(POLL) < Time::default().plus(AMBIGUOUS_FOR) {
-            now = now.plus(POLL);
-            assert_eq!(submits(&handle(&mut core, now, nothing())), [0; 0], "it may still come");
-        }
-        now = now.plus(POLL);
-        let out = handle(&mut core, now, nothing());
-        assert!(out.contains(&Action::CancelAllocations(vec![AllocationId(1)])), "{out:?}");
-        now = core.allocations.backoff_until;
-        assert_eq!(submits(&handle(&mut core, now, Event::Tick)), [2]);
-        assert!(refused(&handle(&mut core, now, register(1, 1, 1))), "too late");
-        assert_eq!(core.status().polls, 20);
-    }
-
-    #[test]
-    fn a_worker_says_more_than_the_silence_of_the_queue() {
-        let mut core = core(1);
-        handle(&mut core, Time::default(), Event::Tick);
-        handle(&mut core, Time::from_secs(1), accepted(1));
-        handle(&mut core, Time::from_secs(2), register(1, 1, 1));
-        for poll in 1..10 {
-            let now = Time::from_secs(2).plus(POLL * poll);
-            handle(
-                &mut core,
-                now,
-                Event::FromWorker {
-                    peer: PeerId(1),
-                    message: FromWorker::Heartbeat { memory: 0, running: 0 },
-                },
-            );
-            assert_eq!(submits(&handle(&mut core, now, polled(1, AllocationStatus::Absent))), [0; 0]);
-        }
-    }
-}
+mod tests;

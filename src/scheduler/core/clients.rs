@@ -5,7 +5,7 @@ use super::{Core, fast::FastMap};
 use crate::graph::{GraphId, Key, TaskId};
 use crate::protocol::{
     Counts, ErrorKind, Failure, FromClient, MAX_FAILURES_TOLD, RefusalKind, Reply, Request, RequestId,
-    ToClient, ToWorker,
+    ToClient,
 };
 use crate::scheduler::event::{Action, PeerId, Time};
 use crate::scheduler::record::Record;
@@ -346,12 +346,10 @@ impl Core {
         let running =
             placing || self.workers.iter().any(|(_, w)| w.peer().is_some() && !w.assigned.is_empty());
         if !left && (!running || self.now >= until) {
-            let workers: Vec<_> =
-                self.workers.iter().filter_map(|(index, w)| Some((index, w.peer()?))).collect();
-            for (index, peer) in workers {
-                self.workers.set_leaving(index);
-                let message = ToWorker::Leave { reason: "the cluster goes down".into(), now: true };
-                out.push(Action::ToWorker { peer, message, after: None });
+            let connected = self.workers.iter().filter(|(_, w)| w.peer().is_some());
+            let workers: Vec<_> = connected.map(|(index, _)| index).collect();
+            for index in workers {
+                self.ask_to_leave(index, "the cluster goes down", true, out);
             }
             self.going_down = Some(GoingDown { call, until: self.now.plus(LEAVE_GRACE), left: true });
         }

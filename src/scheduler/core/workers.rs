@@ -88,21 +88,33 @@ impl Core {
         out.push(Action::ToWorker { peer, message: welcome, after: None });
         self.on_worker_started(index);
         self.settle_registration(index, &holds, &runs, completions);
-        self.tell_to_leave_again(index, peer, out);
+        self.ask_to_leave_again(index, out);
+    }
+
+    /// The worker takes nothing more and ends, `now` or when what it runs has ended. One that is lost is told when it
+    /// comes back.
+    pub(super) fn ask_to_leave(
+        &mut self,
+        index: WorkerIndex,
+        reason: &str,
+        now: bool,
+        out: &mut Vec<Action>,
+    ) {
+        self.workers.set_leaving(index);
+        if let Some(peer) = self.workers.get(index).and_then(Worker::peer) {
+            let message = ToWorker::Leave { reason: reason.to_owned(), now };
+            out.push(Action::ToWorker { peer, message, after: None });
+        }
     }
 
     /// It was told before, but the message may have been lost with the link.
-    fn tell_to_leave_again(&mut self, index: WorkerIndex, peer: PeerId, out: &mut Vec<Action>) {
+    fn ask_to_leave_again(&mut self, index: WorkerIndex, out: &mut Vec<Action>) {
         let Some(worker) = self.workers.get(index) else { return };
         let given_up = self.allocations.is_superseded(worker.registration.allocation);
-        if let Some(now) = self.going_down.as_ref().map(|d| d.left).filter(|left| *left) {
-            let message = ToWorker::Leave { reason: "the cluster goes down".into(), now };
-            self.workers.set_leaving(index);
-            out.push(Action::ToWorker { peer, message, after: None });
+        if self.going_down.as_ref().is_some_and(|down| down.left) {
+            self.ask_to_leave(index, "the cluster goes down", true, out);
         } else if given_up || worker.leaving {
-            let message = ToWorker::Leave { reason: "scaled down".into(), now: false };
-            self.workers.set_leaving(index);
-            out.push(Action::ToWorker { peer, message, after: None });
+            self.ask_to_leave(index, "scaled down", false, out);
         }
     }
 

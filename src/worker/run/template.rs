@@ -96,7 +96,8 @@ pub fn output_path(spec: &CommandSpec, template: &str, fill: Fill<'_>) -> PathBu
     PathBuf::from(filled(template, fill, spec.substitute, false))
 }
 
-fn has_argument(word: &str) -> bool {
+/// Whether the word differs from one argument of a map to the next.
+pub fn has_argument(word: &str) -> bool {
     pieces(word).any(|p| !matches!(p, Piece::Text(_) | Piece::Output(_)))
 }
 
