@@ -55,7 +55,9 @@ impl Clients {
 
 /// The cluster ends: first running tasks may end, then workers leave, then it is over.
 pub(super) struct GoingDown {
-    call: (PeerId, u64),
+    call: Option<(PeerId, u64)>,
+    /// As asked for: after a restart it begins anew.
+    pub drain_ms: u64,
     until: Time,
     pub left: bool,
 }
@@ -94,7 +96,8 @@ impl Core {
                 refuse(RefusalKind::Unavailable, "this scheduler has no datasets at hand")
             }
             Request::Down { drain_ms } => {
-                return self.on_down((peer, call), Duration::from_millis(drain_ms));
+                self.persist(Record::GoingDown { drain_ms }, out);
+                return self.take_down(Some((peer, call)), drain_ms);
             }
         };
         let after = self.everything_so_far();
@@ -333,33 +336,35 @@ impl Core {
         self.allocations.set_target(workers);
     }
 
-    fn on_down(&mut self, call: (PeerId, u64), drain: Duration) {
-        let until = self.now.plus(drain);
-        self.going_down = Some(GoingDown { call, until, left: false });
+    /// `call`: who asked for it, if that was in this epoch.
+    pub(super) fn take_down(&mut self, call: Option<(PeerId, u64)>, drain_ms: u64) {
+        let until = self.now.plus(Duration::from_millis(drain_ms));
+        self.going_down = Some(GoingDown { call, drain_ms, until, left: false });
         self.allocations.set_target(0);
     }
 
     /// One step of going down, when its time has come or nothing is left to wait for.
     pub(super) fn go_down(&mut self, out: &mut Vec<Action>) {
-        let Some(GoingDown { call, until, left }) = self.going_down else { return };
+        let Some(GoingDown { call, drain_ms, until, left }) = self.going_down else { return };
         let placing = self.graphs.values().any(|g| !g.accepted.is_empty());
-        let running =
-            placing || self.workers.iter().any(|(_, w)| w.peer().is_some() && !w.assigned.is_empty());
+        let running = placing || self.workers.iter().any(|(_, w)| w.is_expected() && !w.assigned.is_empty());
         if !left && (!running || self.now >= until) {
             let connected = self.workers.iter().filter(|(_, w)| w.peer().is_some());
             let workers: Vec<_> = connected.map(|(index, _)| index).collect();
             for index in workers {
                 self.ask_to_leave(index, "the cluster goes down", true, out);
             }
-            self.going_down = Some(GoingDown { call, until: self.now.plus(LEAVE_GRACE), left: true });
+            self.going_down = Some(GoingDown { call, drain_ms, until: self.now.plus(LEAVE_GRACE), left: true });
         }
-        let Some(GoingDown { call, until, left: true }) = self.going_down else { return };
+        let Some(GoingDown { call, until, left: true, .. }) = self.going_down else { return };
         let present = self.workers.connected();
         if present == 0 || self.now >= until {
-            out.push(Action::CancelAllocations(self.allocations.open()));
-            let message = ToClient { call: call.1, reply: Reply::GoingDown { left: present } };
-            let after = self.everything_so_far();
-            out.push(Action::ToClient { peer: call.0, message, after });
+            self.cancel_allocations(self.allocations.open(), out);
+            if let Some((peer, call)) = call {
+                let message = ToClient { call, reply: Reply::GoingDown { left: present } };
+                let after = self.everything_so_far();
+                out.push(Action::ToClient { peer, message, after });
+            }
             self.dismiss_waiters(out);
             out.push(Action::Exit { reason: "jq down".into() });
         }

@@ -5,7 +5,7 @@ use super::roster::Workers;
 use super::task::TaskState;
 use crate::graph::TaskId;
 use crate::protocol::{
-    Completion, ErrorKind, Execution, Holding, MissingInput, Outcome, PendingOutput, PlaceOutcome,
+    AllocationId, Completion, ErrorKind, Execution, Holding, MissingInput, Outcome, PendingOutput, PlaceOutcome,
     StoredValue, TaskError, WorkerId, WorkerIndex,
 };
 use crate::scheduler::record::Fate;
@@ -89,7 +89,7 @@ impl Core {
 
     /// A worker that is gone for good has finished these, and no scheduler had taken them.
     pub(super) fn on_left_behind(&mut self, worker: WorkerId, completions: Vec<Completion>) {
-        let index = self.former_worker(worker);
+        let index = self.former_worker(worker, AllocationId(0));
         for completion in completions {
             self.on_completion(index, completion);
         }
@@ -137,6 +137,9 @@ impl Core {
                 _ => self.unplaced_outputs.push(task),
             }
         }
+        if !self.unplaced_outputs.is_empty() {
+            self.allocations.note_change();
+        }
     }
 
     /// Has a worker remove what graphs that failed were writing.
@@ -155,9 +158,7 @@ impl Core {
         if !current || self.execution(task) != Some(execution) {
             return;
         }
-        if let Some(graph) = self.graphs.get_mut(&task.graph) {
-            graph.accepted.remove(&task.index);
-        }
+        self.forget_accepted(task);
         match outcome {
             PlaceOutcome::Done => {
                 self.note_fate(execution, Fate::Placed);
@@ -242,6 +243,8 @@ impl Core {
             // The completion that made it superfluous may not be durable yet: it goes in the ordinary way.
             Some(TaskState::Released) => {
                 self.set_state(task, TaskState::Held { worker });
+                // After a restart, what is awaited may have this among its inputs.
+                self.offer_value(task);
                 self.release_when_durable(task);
             }
             _ => self.outbox.free(worker, task),

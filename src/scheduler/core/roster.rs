@@ -52,6 +52,11 @@ impl Worker {
         }
     }
 
+    /// Whether it is there, or may come back.
+    pub fn is_expected(&self) -> bool {
+        !matches!(self.presence, Presence::Gone { .. })
+    }
+
     pub fn state_name(&self) -> WorkerStateName {
         match self.presence {
             Presence::Connected { .. } if self.leaving => WorkerStateName::Leaving,
@@ -103,7 +108,7 @@ impl Workers {
     }
 
     pub fn any_alive(&self) -> bool {
-        self.list.values().any(|w| !matches!(w.presence, Presence::Gone { .. }))
+        self.list.values().any(Worker::is_expected)
     }
 
     pub fn connected(&self) -> u32 {

@@ -10,7 +10,7 @@ use super::graphs::{GraphState, counter};
 use super::ingest::Answered;
 use super::task::{TaskRecord, TaskState};
 use crate::graph::{GraphId, Op, TaskId};
-use crate::protocol::{Epoch, Execution, RequestId, WorkerId};
+use crate::protocol::{AllocationId, Epoch, Execution, RequestId, WorkerId};
 use crate::scheduler::image::{Answer, Base, Image, Standing, Whole};
 use crate::scheduler::record::Record;
 use std::collections::BTreeMap;
@@ -31,8 +31,9 @@ impl Core {
             names: _,    // with their tasks
             requests: _, // of graphs with those, others below
             answers,
-            workers: _, // they register anew; what they may run is below
+            workers,
             allocations,
+            going_down,
             // Follow from the graphs.
             settled_tasks: _,
             settled_bytes: _,
@@ -57,8 +58,8 @@ impl Core {
             outbox: _,
             next_sweep: _,
             last_step: _,
-            going_down: _,
             replaying: _,
+            recovery: _,
         } = self;
         debug_assert!(fates.is_empty(), "fates that are gathered are in no record yet");
         let mut ids: Vec<GraphId> = graphs.keys().copied().collect();
@@ -81,6 +82,13 @@ impl Core {
             answers: answers.iter().filter_map(answer).collect(),
             history,
         })));
+        // Those who may come back, for what they may hold and run.
+        let expected = workers.iter().filter(|(_, worker)| worker.is_expected());
+        let expected = expected.map(|(_, worker)| (&worker.registration.id, worker.registration.allocation));
+        let expected: BTreeMap<&WorkerId, AllocationId> = expected.collect();
+        let registered =
+            |(worker, allocation): (&WorkerId, _)| Record::Registered { worker: worker.clone(), allocation };
+        records.extend(expected.into_iter().map(registered));
         for (worker, executions) in self.commands_that_may_run(&ids) {
             records.push(Record::Assigned { worker, executions });
         }
@@ -89,6 +97,7 @@ impl Core {
         if !given_up.is_empty() {
             records.push(Record::GivenUp { allocations: given_up });
         }
+        records.extend(going_down.as_ref().map(|down| Record::GoingDown { drain_ms: down.drain_ms }));
         records
     }
 

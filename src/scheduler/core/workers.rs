@@ -10,6 +10,7 @@ use crate::protocol::{
     WorkerIndex,
 };
 use crate::scheduler::event::{Action, PeerId};
+use crate::scheduler::record::Record;
 
 impl Core {
     pub(super) fn on_worker_message(&mut self, peer: PeerId, message: FromWorker, out: &mut Vec<Action>) {
@@ -78,6 +79,8 @@ impl Core {
                 index
             }
             None => {
+                let (worker, allocation) = (registration.id.clone(), registration.allocation);
+                self.persist(Record::Registered { worker, allocation }, out);
                 let index = self.workers.add(registration, Presence::Gone { reason: String::new() });
                 self.workers.set_presence(index, connected);
                 index
@@ -178,9 +181,11 @@ impl Core {
             return;
         }
         let clean = reason.starts_with("left");
-        if let Some(peer) = worker.peer() {
+        let (peer, id) = (worker.peer(), worker.registration.id.clone());
+        if let Some(peer) = peer {
             self.close(peer, reason, out);
         }
+        self.persist(Record::Departed { worker: id }, out);
         self.workers.set_presence(index, Presence::Gone { reason: reason.to_owned() });
         self.allocations.note_change();
         self.lose_values_of(index);
