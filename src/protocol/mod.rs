@@ -4,6 +4,7 @@
 //! Pure. The scheduler and the worker never import each other: this is where they meet.
 
 mod client;
+mod compact;
 mod ids;
 mod peer;
 mod worker;
@@ -16,7 +17,7 @@ pub use worker::*;
 use serde::{Deserialize, Serialize};
 
 /// Both sides of a link must have the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A list longer than this is cut: far below what a frame's header may have.
 const MAX_LIST_BYTES: usize = 16 << 20;
