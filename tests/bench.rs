@@ -111,6 +111,22 @@ fn people_get_a_table() {
 }
 
 #[test]
+fn a_profiler_is_told_when_it_begins_and_ends() {
+    let sandbox = Sandbox::new();
+    let probe = sandbox
+        .program("probe", "#!/bin/sh\nreadlink /proc/$2/exe >> \"$HOME/said\"; echo $1 >> \"$HOME/said\"\n");
+    sandbox.json(["bench", "chain", "--count", "5", "--repeat", "1", "--probe", probe.to_str().unwrap()]);
+    let said = std::fs::read_to_string(sandbox.path().join("home/said")).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines.len() == 4 && lines[0] == lines[2] && lines[0].ends_with("/jobq"), "{said}");
+    assert_eq!([lines[1], lines[3]], ["begin", "end"]);
+    nothing_is_left(&sandbox);
+    let ran = sandbox.run(["bench", "chain", "--count", "5", "--repeat", "1", "--probe", "false"]);
+    ran.exits(78).says("false: exit status: 1");
+    nothing_is_left(&sandbox);
+}
+
+#[test]
 fn a_living_cluster_is_measured_and_left_as_it_is() {
     let sandbox = Sandbox::new();
     sandbox.up(2);

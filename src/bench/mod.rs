@@ -46,7 +46,7 @@ pub enum Kind {
 }
 
 /// How it is measured.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
     pub kind: Kind,
     /// Tasks of a repeat, about; of `Transfer`: values.
@@ -54,6 +54,9 @@ pub struct Plan {
     /// Of each value.
     pub bytes: u64,
     pub repeat: u32,
+    /// A program to run with `begin PID` before what is timed, and with `end PID` after it; PID is the scheduler's.
+    /// Profilers come in by it.
+    pub probe: Option<PathBuf>,
 }
 
 /// What all repeats gave.
@@ -88,6 +91,8 @@ pub enum BenchError {
     Identity(String),
     #[error("{}: {source}", path.display())]
     Disk { path: PathBuf, source: std::io::Error },
+    #[error("{}: {words}", program.display())]
+    Probe { program: PathBuf, words: String },
     #[error("the bare link between two threads, to compare with: {0}")]
     Raw(String),
     #[error(transparent)]
@@ -138,6 +143,12 @@ pub async fn measure<S>(
         repeated(number + 1);
     }
     whole.map(Ended::Measured).ok_or(BenchError::Gone)
+}
+
+/// What is under way between two looks at the clocks.
+struct Watch {
+    cpu: Cpu,
+    started: Instant,
 }
 
 /// One repeat. On a fresh cluster: each has its own scheduler, so that none is slower for what the last one left.
@@ -240,19 +251,45 @@ impl Repeat<'_> {
         })
     }
 
+    async fn begin(&self, processes: &Processes) -> Result<Watch, BenchError> {
+        self.probe("begin", processes).await?;
+        Ok(Watch { cpu: processes.cpu(), started: Instant::now() })
+    }
+
+    /// Seconds since then, and the CPU time that was used.
+    async fn end(&self, watch: Watch, processes: &Processes) -> Result<(f64, Cpu), BenchError> {
+        let taken = (watch.started.elapsed().as_secs_f64(), processes.cpu().since(watch.cpu));
+        self.probe("end", processes).await?;
+        Ok(taken)
+    }
+
+    async fn probe(&self, word: &str, processes: &Processes) -> Result<(), BenchError> {
+        let Some(program) = &self.plan.probe else { return Ok(()) };
+        let failed = |words: String| BenchError::Probe { program: program.clone(), words };
+        let scheduler = processes.scheduler().ok_or_else(|| failed("the scheduler isn't here".to_owned()))?;
+        let mut command = tokio::process::Command::new(program);
+        // Ours is for the report.
+        command.arg(word).arg(scheduler.to_string()).stdout(std::process::Stdio::null());
+        let status = command.status().await;
+        match status.map_err(|error| failed(error.to_string()))? {
+            status if status.success() => Ok(()),
+            status => Err(failed(status.to_string())),
+        }
+    }
+
     fn stream(&self) -> Stream {
         Stream::new(self.plan.kind, self.plan.count, self.plan.bytes)
     }
 
     /// From the first word of a graph to its end.
     async fn graph(&self, client: &mut Client, processes: &Processes) -> Result<Timed, BenchError> {
-        let (cpu, started) = (processes.cpu(), Instant::now());
+        let watch = self.begin(processes).await?;
         let mut stream = self.stream();
         let graph =
             submit(client, "bench", || (!stream.is_whole()).then(|| (stream.part(), stream.is_whole())))
                 .await?;
         settled(client, vec![Key::Graph(graph)]).await?;
-        let (seconds, cpu) = (started.elapsed().as_secs_f64(), processes.cpu().since(cpu));
+        let (seconds, cpu) = self.end(watch, processes).await?;
         let (results, sum) = stream.results();
         check(client, results.map(|index| TaskId { graph, index }), sum).await?;
         Ok(Timed { tasks: u64::from(stream.made()), rounds: Vec::new(), seconds, cpu, sum })
@@ -260,7 +297,7 @@ impl Repeat<'_> {
 
     /// One task after the other, each until its result is here.
     async fn latency(&self, client: &mut Client, processes: &Processes) -> Result<Timed, BenchError> {
-        let (cpu, started) = (processes.cpu(), Instant::now());
+        let watch = self.begin(processes).await?;
         let (mut rounds, mut sum, mut found) = (Vec::new(), 0u64, 0u64);
         for key in 0..self.plan.count {
             let began = Instant::now();
@@ -271,7 +308,7 @@ impl Repeat<'_> {
             sum = sum.wrapping_add(probe::number_of(key));
             found = found.wrapping_add(number.ok_or(BenchError::WrongSum { expected: sum, found: None })?);
         }
-        let (seconds, cpu) = (started.elapsed().as_secs_f64(), processes.cpu().since(cpu));
+        let (seconds, cpu) = self.end(watch, processes).await?;
         if found != sum {
             return Err(BenchError::WrongSum { expected: sum, found: Some(found) });
         }
@@ -280,7 +317,7 @@ impl Repeat<'_> {
 
     /// One task after the other, each until it is acknowledged as durable.
     async fn submits(&self, client: &mut Client, processes: &Processes) -> Result<Timed, BenchError> {
-        let (cpu, started) = (processes.cpu(), Instant::now());
+        let watch = self.begin(processes).await?;
         let (mut rounds, mut tasks, mut sum) = (Vec::new(), Vec::new(), 0u64);
         for key in 0..self.plan.count {
             let began = Instant::now();
@@ -288,7 +325,7 @@ impl Repeat<'_> {
             rounds.push(began.elapsed().as_secs_f64());
             sum = sum.wrapping_add(probe::number_of(key));
         }
-        let (seconds, cpu) = (started.elapsed().as_secs_f64(), processes.cpu().since(cpu));
+        let (seconds, cpu) = self.end(watch, processes).await?;
         settled(client, tasks.iter().map(|task| Key::Task(*task)).collect()).await?;
         check(client, tasks.into_iter(), sum).await?;
         Ok(Timed { tasks: u64::from(self.plan.count), rounds, seconds, cpu, sum })

@@ -30,11 +30,11 @@ pub(super) async fn run(
     settled(client, vec![Key::Graph(graph)]).await?;
     let made = client.results(vec![Key::Graph(graph)]).await?;
     let (results, expected) = stream.results();
-    let (cpu, started) = (processes.cpu(), Instant::now());
+    let watch = repeat.begin(processes).await?;
     let mut part = Some(super::graph::sum_of(results.map(|index| TaskId { graph, index })));
     let sum_graph = submit(client, "bench: sum", || part.take().map(|part| (part, true))).await?;
     settled(client, vec![Key::Graph(sum_graph)]).await?;
-    let (seconds, cpu) = (started.elapsed().as_secs_f64(), processes.cpu().since(cpu));
+    let (seconds, cpu) = repeat.end(watch, processes).await?;
 
     let task = TaskId { graph: sum_graph, index: 0 };
     let found = client.gather(&[task]).await?.first().and_then(probe::read);

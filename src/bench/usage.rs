@@ -40,6 +40,10 @@ impl Processes {
         }
     }
 
+    pub fn scheduler(&self) -> Option<u32> {
+        self.scheduler
+    }
+
     /// What they have used since they began.
     pub fn cpu(&self) -> Cpu {
         let workers: Option<f64> = self.workers.iter().map(|pid| cpu_micros(*pid)).sum();

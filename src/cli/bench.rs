@@ -48,6 +48,9 @@ pub struct Args {
     /// No TLS on the fresh cluster: what that costs
     #[arg(long, conflicts_with = "on")]
     insecure: bool,
+    /// A program to run with `begin PID` before what is timed, and with `end PID` after it; PID is the scheduler's
+    #[arg(long, value_name = "PROGRAM", hide = true)]
+    probe: Option<PathBuf>,
 }
 
 /// Most tasks of a repeat: those of a graph, with the ones that add its results up.
@@ -121,6 +124,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         count: args.count.unwrap_or(count),
         bytes: args.bytes.unwrap_or(bytes),
         repeat: args.repeat,
+        probe: args.probe.clone(),
     };
     if !(probe::MIN_BYTES..=probe::MAX_BYTES).contains(&plan.bytes) {
         let (min, max) = (probe::MIN_BYTES, crate::config::display_size(probe::MAX_BYTES));
@@ -309,7 +313,7 @@ fn explain(error: BenchError, context: &Context) -> CliError {
             CliError::usage(error.to_string()).hint("it takes two workers or more")
         }
         BenchError::Gone | BenchError::Stays(_) => CliError::unavailable(error.to_string()),
-        BenchError::Disk { .. } => CliError::config(error.to_string()),
+        BenchError::Disk { .. } | BenchError::Probe { .. } => CliError::config(error.to_string()),
         BenchError::Client(error) => error.into(),
         BenchError::Up(error) => super::up::explain(error, context),
         BenchError::Down(error) => super::down::explain(error),

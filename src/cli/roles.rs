@@ -5,7 +5,7 @@ pub mod scheduler {
 
     use super::super::Context;
     use super::super::exit::{CliError, Exit};
-    use super::{log_to_stderr, multi_thread};
+    use super::{log_to_stderr, multi_thread, run_to_end};
     use crate::state::StateDir;
     use crate::state::lease::Standstill;
     use std::path::PathBuf;
@@ -27,7 +27,7 @@ pub mod scheduler {
         log_to_stderr();
         let state = StateDir::open(&args.state_root, &context.cluster)?;
         let runtime = multi_thread()?;
-        let ended = runtime.block_on(crate::scheduler::shell::serve(state, args.stood_still));
+        let ended = run_to_end(&runtime, crate::scheduler::shell::serve(state, args.stood_still));
         // Links that are stuck must not keep the process.
         runtime.shutdown_timeout(std::time::Duration::from_secs(1));
         match ended {
@@ -194,7 +194,7 @@ pub mod worker {
     use super::super::Context;
     use super::super::connect::cluster_spec;
     use super::super::exit::{CliError, Exit};
-    use super::{log_to_stderr, multi_thread};
+    use super::{log_to_stderr, multi_thread, run_to_end};
     use crate::protocol::{AllocationId, WorkerId};
     use crate::scheduler::shell::transport;
     use crate::state::{Role, StateDir};
@@ -244,7 +244,7 @@ pub mod worker {
             life,
         };
         let runtime = multi_thread()?;
-        let ended = runtime.block_on(crate::worker::shell::run(options));
+        let ended = run_to_end(&runtime, crate::worker::shell::run(options));
         runtime.shutdown_timeout(std::time::Duration::from_secs(1));
         match ended {
             Ok(_) => Ok(Exit::Ok),
@@ -291,6 +291,21 @@ fn multi_thread() -> Result<tokio::runtime::Runtime, CliError> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build();
     runtime.map_err(|error| CliError::internal(format!("no async runtime: {error}")))
+}
+
+/// Runs a role's loop on one of the runtime's own threads: a message is then read, taken and answered by one thread.
+/// On the caller's it would wake another thread twice.
+fn run_to_end<T: Send + 'static>(
+    runtime: &tokio::runtime::Runtime,
+    role: impl Future<Output = anyhow::Result<T>> + Send + 'static,
+) -> anyhow::Result<T> {
+    match runtime.block_on(async { tokio::spawn(role).await }) {
+        Ok(ended) => ended,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(error.into()),
+        },
+    }
 }
 
 /// Roles log to stderr, which is their log file. `JOBQ_LOG` chooses what, as `info` or `jobq=debug`.

@@ -80,6 +80,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         if self.partial.is_none() {
             let Some(prefix) = Prefix::decode(&self.buffer, &self.limits)? else { return Ok(None) };
             drop(self.buffer.split_to(prefix.nbytes()));
+            // Most frames are a short header and nothing else, and it is here.
+            let header = usize::try_from(prefix.header).unwrap_or(usize::MAX);
+            if prefix.buffers.is_empty() && header <= self.buffer.len().min(INLINE_BYTES) {
+                return Ok(Some(Frame::new(self.buffer.split_to(header))));
+            }
             self.partial = Some(Partial::new(&prefix)?);
         }
         let Some(partial) = &mut self.partial else { return Ok(None) };

@@ -4,6 +4,7 @@
 //! Pure. The scheduler and the worker never import each other: this is where they meet.
 
 mod client;
+mod compact;
 mod ids;
 mod left;
 mod peer;

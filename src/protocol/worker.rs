@@ -1,6 +1,6 @@
 //! Between a worker (or its supervisor) and the scheduler.
 
-use super::{AllocationId, Epoch, Execution, WorkerId, WorkerIndex};
+use super::{AllocationId, Epoch, Execution, WorkerId, WorkerIndex, compact};
 use crate::graph::{GraphId, Op, TaskId};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -164,7 +164,7 @@ pub enum FromWorker {
         memory: u64,
         running: u32,
     },
-    Finished(Vec<Completion>),
+    Finished(#[serde(with = "compact")] Vec<Completion>),
     /// Values fetched from others, which it can give to third ones.
     Replicas(Vec<Holding>),
     /// Values that it held and can't read back.
@@ -225,7 +225,7 @@ pub enum ToWorker {
         ops: Vec<(u32, Op)>,
     },
     Peers(Vec<(WorkerIndex, Vec<String>)>),
-    Compute(Vec<Assignment>),
+    Compute(#[serde(with = "compact")] Vec<Assignment>),
     /// The outputs are accepted: bring them to their place.
     Place {
         execution: Execution,
@@ -233,13 +233,14 @@ pub enum ToWorker {
     },
     /// These completions are durable (or of no interest): forget them; and remove what unaccepted outputs they left.
     Acknowledge {
+        #[serde(with = "compact")]
         executions: Vec<Execution>,
     },
     Discard {
         outputs: Vec<PendingOutput>,
     },
-    Cancel(Vec<Execution>),
-    Free(Vec<TaskId>),
+    Cancel(#[serde(with = "compact")] Vec<Execution>),
+    Free(#[serde(with = "compact")] Vec<TaskId>),
     /// Fetch these values from one of their holders, and hold them too.
     Replicate(Vec<(TaskId, Vec<WorkerIndex>)>),
     /// Nobody will name this graph again.

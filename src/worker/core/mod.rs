@@ -6,20 +6,22 @@
 
 mod check;
 mod contact;
+mod free;
 mod tasks;
 #[cfg(test)]
 mod tests;
 
-use crate::graph::{GraphId, Op, Resources, TaskId};
+use crate::graph::{GraphId, Op, TaskId};
 use crate::protocol::{
     Assignment, Completion, Epoch, Execution, FromWorker, Holding, MissingInput, Outcome, PendingOutput,
     PlaceOutcome, Registration, StoredValue, ToWorker, WorkerIndex,
 };
 use contact::{Contact, span};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use free::Free;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use tasks::Task;
+use tasks::{Known, Task};
 
 /// Nanoseconds on this process's monotonic clock.
 pub type Nanos = u64;
@@ -155,13 +157,15 @@ pub struct Core {
     held: BTreeMap<TaskId, Held>,
     /// Who waits for a value that is being fetched.
     fetching: BTreeMap<TaskId, BTreeSet<Execution>>,
-    ops: HashMap<(GraphId, u32), Arc<Op>>,
+    ops: HashMap<(GraphId, u32), Known>,
     peers: HashMap<WorkerIndex, Vec<String>>,
     index: Option<WorkerIndex>,
     unacknowledged: BTreeMap<Execution, Completion>,
     /// Not yet sent.
     finished: Vec<Completion>,
     replicas: Vec<Holding>,
+    /// Values that are to be freed by actions of this round, which aren't performed yet.
+    freeing: HashSet<TaskId>,
     /// Values that couldn't be read back. Not yet sent.
     lost: BTreeSet<TaskId>,
     leaving: Option<Leaving>,
@@ -208,53 +212,6 @@ fn parts_of(completions: Vec<Completion>) -> Vec<Vec<Completion>> {
     parts
 }
 
-/// What isn't taken by running tasks.
-struct Free {
-    cores: u32,
-    memory: u64,
-    memory_limited: bool,
-    named: BTreeMap<String, u32>,
-}
-
-impl Free {
-    fn new(registration: &Registration) -> Free {
-        Free {
-            cores: registration.cores,
-            memory: registration.memory,
-            memory_limited: registration.memory > 0,
-            named: registration.named.iter().cloned().collect(),
-        }
-    }
-
-    fn take(&mut self, needs: &Resources) -> bool {
-        let named = |(name, count): &(String, u32)| self.named.get(name).copied().unwrap_or(0) >= *count;
-        let memory = !self.memory_limited || self.memory >= needs.memory;
-        if self.cores < needs.cores || !memory || !needs.named.iter().all(named) {
-            return false;
-        }
-        self.cores -= needs.cores;
-        if self.memory_limited {
-            self.memory -= needs.memory;
-        }
-        for (name, count) in &needs.named {
-            if let Some(free) = self.named.get_mut(name) {
-                *free -= count;
-            }
-        }
-        true
-    }
-
-    fn give_back(&mut self, needs: &Resources) {
-        self.cores += needs.cores;
-        if self.memory_limited {
-            self.memory += needs.memory;
-        }
-        for (name, count) in &needs.named {
-            *self.named.entry(name.clone()).or_default() += count;
-        }
-    }
-}
-
 impl Core {
     pub fn new(config: WorkerConfig, now: Nanos) -> Core {
         let free = Free::new(&config.registration);
@@ -278,6 +235,7 @@ impl Core {
             unacknowledged: BTreeMap::new(),
             finished: Vec::new(),
             replicas: Vec::new(),
+            freeing: HashSet::new(),
             lost: BTreeSet::new(),
             leaving: None,
             signalled: false,
@@ -316,6 +274,7 @@ impl Core {
     /// Starts what can start, reports what ended, and does what is due. Call it after the events that have arrived.
     pub fn settle_down(&mut self, now: Nanos, out: &mut Vec<Action>) {
         self.now = now;
+        self.freeing.clear();
         self.settle_doubts(out);
         self.start_runnable(out);
         if self.welcomed {
@@ -388,7 +347,7 @@ impl Core {
             }
             ToWorker::HeartbeatAnswer => self.contact.answer(),
             ToWorker::Ops { graph, ops } => {
-                self.ops.extend(ops.into_iter().map(|(index, op)| ((graph, index), Arc::new(op))));
+                self.ops.extend(ops.into_iter().map(|(index, op)| ((graph, index), Known::new(op))));
             }
             ToWorker::Peers(peers) => self.peers.extend(peers),
             ToWorker::Compute(assignments) => {

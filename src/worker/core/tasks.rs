@@ -5,13 +5,39 @@ use super::{
 };
 use crate::graph::{Op, Resources, TaskId};
 use crate::protocol::{ErrorKind, Holding, MissingInput, Source, TaskError, WorkerIndex};
-use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// An operation of a graph, as this worker knows it.
+pub(super) struct Known {
+    op: Arc<Op>,
+    /// A kernel that needs one core and nothing else.
+    is_plain: bool,
+    /// What such a kernel takes, a moving average; 0: not known.
+    nanos: u64,
+}
+
+impl Known {
+    pub fn new(op: Op) -> Known {
+        let needs = op.resources();
+        let is_plain = op.is_pure() && needs == Resources::default();
+        Known { op: Arc::new(op), is_plain, nanos: 0 }
+    }
+
+    fn learn(&mut self, nanos: u64) {
+        let nanos = nanos.max(1);
+        self.nanos = if self.nanos == 0 { nanos } else { self.nanos - self.nanos / 4 + nanos / 4 };
+    }
+}
 
 pub(super) struct Task {
     pub op: Arc<Op>,
+    /// In the graph's table.
+    pub op_index: u32,
     pub needs: Resources,
+    /// A kernel that needs one core and nothing else: it may be started ahead.
+    pub is_plain: bool,
     pub args: Vec<u8>,
     pub name: Option<String>,
     pub inputs: Vec<(TaskId, Source)>,
@@ -30,54 +56,50 @@ impl Core {
         if self.tasks.contains_key(&execution) || self.unacknowledged.contains_key(&execution) {
             return;
         }
-        let Some(op) = self.ops.get(&(execution.task.graph, op)).cloned() else {
-            let message = format!("operation {op} of {} was never sent", execution.task.graph);
+        let op_index = op;
+        let Some(known) = self.ops.get(&(execution.task.graph, op_index)) else {
+            let message = format!("operation {op_index} of {} was never sent", execution.task.graph);
             let error = TaskError { kind: ErrorKind::Task, message };
             return self.complete(execution, 0, Outcome::Erred { error, result: None });
         };
         if self.leaving.is_some() {
             return self.complete(execution, 0, Outcome::Cancelled);
         }
+        let (op, is_plain) = (known.op.clone(), known.is_plain);
         let needs = op.resources();
-        let mut task = Task {
+        // An input that is named twice is fetched once.
+        let mut wanted: BTreeMap<TaskId, Vec<Holder>> = BTreeMap::new();
+        for (input, source) in &inputs {
+            if let Source::Peers(peers) = source
+                && !self.held.contains_key(input)
+            {
+                wanted.entry(*input).or_insert_with(|| self.addresses(peers));
+            }
+        }
+        let task = Task {
             op,
+            op_index,
             needs,
+            is_plain,
             args,
             name,
             inputs,
             priority,
-            missing: 0,
+            missing: wanted.len(),
             running: false,
             cancelled: false,
             stopped: false,
         };
-        let mut wanted: Vec<TaskId> = Vec::new();
-        for (input, source) in &task.inputs {
-            if matches!(source, Source::Peers(_)) && !self.held.contains_key(input) && !wanted.contains(input)
-            {
-                wanted.push(*input);
-            }
-        }
-        task.missing = wanted.len();
-        let ready = wanted.is_empty();
-        let sources: Vec<(TaskId, Vec<Holder>)> =
-            wanted.into_iter().map(|input| (input, self.sources(&task, input))).collect();
         self.tasks.insert(execution, task);
-        if ready {
+        if wanted.is_empty() {
             self.runnable.insert((priority, execution));
         }
-        for (input, from) in sources {
+        for (input, from) in wanted {
             self.fetch(execution, input, from, out);
         }
     }
 
-    /// Those who hold the input, but for this worker.
-    fn sources(&self, task: &Task, input: TaskId) -> Vec<Holder> {
-        let source = task.inputs.iter().find(|(id, _)| *id == input).map(|(_, source)| source);
-        let Some(Source::Peers(peers)) = source else { return Vec::new() };
-        self.addresses(peers)
-    }
-
+    /// Those who hold an input, but for this worker.
     fn addresses(&self, peers: &[WorkerIndex]) -> Vec<Holder> {
         peers
             .iter()
@@ -115,7 +137,9 @@ impl Core {
     fn hold(&mut self, task: TaskId, nbytes: u64, made_here: bool, out: &mut Vec<Action>) {
         self.held.insert(task, Held { nbytes, made_here });
         self.lost.remove(&task);
-        out.retain(|action| *action != Action::Free(task));
+        if self.freeing.remove(&task) {
+            out.retain(|action| *action != Action::Free(task));
+        }
     }
 
     pub(super) fn on_fetched(&mut self, input: TaskId, nbytes: u64, out: &mut Vec<Action>) {
@@ -164,7 +188,13 @@ impl Core {
                 started.push((*priority, *execution, Some(*lost)));
                 continue;
             }
-            if !self.free.take(&task.needs) {
+            let is_taken = if task.is_plain {
+                let known = self.ops.get(&(execution.task.graph, task.op_index));
+                self.free.take_kernel(known.map_or(0, |known| known.nanos))
+            } else {
+                self.free.take(&task.needs)
+            };
+            if !is_taken {
                 // Later ones that need less must not starve it.
                 break;
             }
@@ -221,11 +251,18 @@ impl Core {
 
     fn conclude(&mut self, execution: Execution, nanos: u64, outcome: Outcome, out: &mut Vec<Action>) {
         let Some(task) = self.tasks.remove(&execution) else { return };
-        self.free.give_back(&task.needs);
+        if task.is_plain {
+            self.free.give_back_kernel();
+        } else {
+            self.free.give_back(&task.needs);
+        }
         if task.cancelled {
             return self.drop_outcome(execution, outcome, out);
         }
         if let Outcome::Held { nbytes } = outcome {
+            if let Some(known) = self.ops.get_mut(&(execution.task.graph, task.op_index)) {
+                known.learn(nanos);
+            }
             self.hold(execution.task, nbytes, true, out);
         }
         // The job's end took the command with it: it runs again elsewhere.
@@ -243,7 +280,8 @@ impl Core {
         match outcome {
             // Unless an older attempt's value is held under the same name, this one goes.
             Outcome::Held { .. } if !self.held.contains_key(&execution.task) => {
-                out.push(Action::Free(execution.task))
+                self.freeing.insert(execution.task);
+                out.push(Action::Free(execution.task));
             }
             Outcome::Command { outputs, .. } if !outputs.is_empty() => out.push(Action::Discard(outputs)),
             _ => {}
@@ -284,6 +322,7 @@ impl Core {
 
     pub(super) fn free_value(&mut self, task: TaskId, out: &mut Vec<Action>) {
         if self.held.remove(&task).is_some() {
+            self.freeing.insert(task);
             out.push(Action::Free(task));
         }
     }

@@ -345,3 +345,82 @@ fn a_value_that_can_not_be_fetched_to_be_held_is_told_of() {
     comes!(s, Action::Send(FromWorker::ValuesLost(lost)) if lost == [task(7)]);
     s.quiet();
 }
+
+/// The indexes of the tasks that are to run now.
+fn started(story: &mut Story) -> Vec<u32> {
+    let mut indexes = Vec::new();
+    story.out.retain(|action| match action {
+        Action::Run { execution, .. } => {
+            indexes.push(execution.task.index);
+            false
+        }
+        _ => true,
+    });
+    indexes
+}
+
+fn took(index: u32, nanos: Nanos) -> Event {
+    Event::Ended { execution: execution(index, 1), nanos, outcome: Outcome::Held { nbytes: 8 } }
+}
+
+#[test]
+fn short_kernels_are_started_ahead_and_long_ones_wait_for_a_core() {
+    let mut s = Story::new();
+    let all = (0..400).map(|index| assignment(execution(index, 1), vec![])).collect();
+    s.hear(ToWorker::Compute(all));
+    assert_eq!(started(&mut s), [0, 1], "nothing is known of them: one a core");
+    s.tell(took(0, 1_000));
+    // 128 at a time on each of the two cores.
+    assert_eq!(started(&mut s), (2..257).collect::<Vec<_>>());
+    s.tell(took(1, 1_000));
+    assert_eq!(started(&mut s), [257]);
+    // Now they take long: nothing comes until each core has no more than one.
+    for index in 2..256 {
+        s.tell(took(index, 10_000_000));
+    }
+    assert_eq!(started(&mut s), [] as [u32; 0]);
+    s.tell(took(256, 10_000_000));
+    assert_eq!(started(&mut s), [258]);
+}
+
+#[test]
+fn what_needs_a_core_of_its_own_gets_the_next_one() {
+    let mut s = Story::new();
+    let big = Op::Kernel {
+        name: "big".into(),
+        params: vec![],
+        resources: Resources { cores: 2, ..Resources::default() },
+    };
+    s.hear(ToWorker::Ops { graph: GraphId(1), ops: vec![(1, big)] });
+    s.run(execution(0, 1));
+    s.tell(took(0, 1_000));
+    s.out.clear();
+    let mut assignments: Vec<_> = (1..20).map(|index| assignment(execution(index, 1), vec![])).collect();
+    assignments[9].op = 1;
+    s.hear(ToWorker::Compute(assignments));
+    assert_eq!(started(&mut s), (1..10).collect::<Vec<_>>(), "those before it, and none after it");
+    for index in 1..9 {
+        s.tell(took(index, 1_000));
+        assert_eq!(started(&mut s), [] as [u32; 0]);
+    }
+    s.tell(took(9, 1_000));
+    assert_eq!(started(&mut s), [10], "both cores are free");
+    s.tell(took(10, 1_000));
+    assert_eq!(started(&mut s), (11..20).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_input_that_is_named_twice_is_fetched_once() {
+    let mut s = Story::new();
+    s.hear(ToWorker::Peers(vec![(WorkerIndex(7), vec!["n7:1".into()])]));
+    let peers = || Source::Peers(vec![WorkerIndex(0), WorkerIndex(7)]);
+    let inputs = vec![(task(5), peers()), (task(4), peers()), (task(5), peers())];
+    s.hear(ToWorker::Compute(vec![assignment(execution(9, 1), inputs)]));
+    comes!(s, Action::Fetch { task: t, from } if t == task(4) && from == [["n7:1"]]);
+    comes!(s, Action::Fetch { task: t, .. } if t == task(5));
+    s.quiet();
+    s.tell(Event::Fetched { task: task(5), nbytes: 8 });
+    assert_eq!(started(&mut s), [] as [u32; 0]);
+    s.tell(Event::Fetched { task: task(4), nbytes: 8 });
+    assert_eq!(started(&mut s), [9]);
+}
