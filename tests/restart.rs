@@ -131,7 +131,7 @@ fn restart(state: &StateDir) -> Restarted {
     let mut replay = Replay::new(config, Time::default());
     let history = past::read(state, |record| replay.apply(record)).unwrap();
     assert_eq!(history.damage, None);
-    let core = replay.finish(JournalSeq(history.next_seq));
+    let core = replay.finish(JournalSeq(history.next_seq)).unwrap();
     let nbytes = history.segments.iter().map(|segment| segment.nbytes).sum();
     Restarted { core, took: began.elapsed(), nbytes }
 }

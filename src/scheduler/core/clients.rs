@@ -354,7 +354,8 @@ impl Core {
             for index in workers {
                 self.ask_to_leave(index, "the cluster goes down", true, out);
             }
-            self.going_down = Some(GoingDown { call, drain_ms, until: self.now.plus(LEAVE_GRACE), left: true });
+            self.going_down =
+                Some(GoingDown { call, drain_ms, until: self.now.plus(LEAVE_GRACE), left: true });
         }
         let Some(GoingDown { call, until, left: true, .. }) = self.going_down else { return };
         let present = self.workers.connected();

@@ -5,8 +5,8 @@ use super::roster::Workers;
 use super::task::TaskState;
 use crate::graph::TaskId;
 use crate::protocol::{
-    AllocationId, Completion, ErrorKind, Execution, Holding, MissingInput, Outcome, PendingOutput, PlaceOutcome,
-    StoredValue, TaskError, WorkerId, WorkerIndex,
+    AllocationId, Completion, ErrorKind, Execution, Holding, MissingInput, Outcome, PendingOutput,
+    PlaceOutcome, StoredValue, TaskError, WorkerId, WorkerIndex,
 };
 use crate::scheduler::record::Fate;
 

@@ -5,8 +5,8 @@
 //! longer; its values are then made again from their inputs, and dropped should it still come.
 
 use super::fast::FastSet;
-use super::task::TaskState;
 use super::roster::Presence;
+use super::task::TaskState;
 use super::{Core, RECOVERY_MARGIN};
 use crate::graph::TaskId;
 use crate::protocol::{AllocationId, Registration, WorkerId, WorkerIndex};

@@ -5,7 +5,6 @@
 //! `recovery` has that.
 
 use super::ingest::Part;
-use super::roster::Presence;
 use super::task::TaskState;
 use super::{Core, CoreConfig};
 use crate::graph::TaskId;

@@ -18,7 +18,7 @@ use crate::protocol::{
 };
 use contact::{Contact, span};
 use free::Free;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tasks::{Known, Task};

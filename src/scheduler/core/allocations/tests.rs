@@ -129,9 +129,7 @@ fn a_submit_without_an_answer_is_waited_for_and_then_not_wanted() {
     }
     now = now.plus(POLL);
     let out = handle(&mut core, now, nothing());
-    let cancels = |action: &Action| {
-        matches!(action, Action::CancelAllocations { allocations, after: Some(_) } if *allocations == [AllocationId(1)])
-    };
+    let cancels = |action: &Action| matches!(action, Action::CancelAllocations { allocations, after: Some(_) } if *allocations == [AllocationId(1)]);
     assert!(out.iter().any(cancels), "{out:?}");
     now = core.allocations.backoff_until;
     assert_eq!(submits(&handle(&mut core, now, Event::Tick)), [2]);
