@@ -141,7 +141,9 @@ fn a_tree_holds_a_value_a_level_and_thread() {
     for threads in [1, 4] {
         let (values, most) = computed(&graph, &host(threads)).unwrap();
         assert_eq!(values, evaluated(&graph));
-        assert!(most <= (levels + 1) * threads as usize, "{most} values with {threads} threads");
+        // Short kernels are started ahead: their results come before those of the levels above are taken.
+        let held = (levels + ASSIGNED_PER_THREAD) * threads as usize;
+        assert!(most <= held, "{most} values with {threads} threads");
     }
 }
 
