@@ -275,7 +275,9 @@ fn repeat<T>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ErrorKind, FromWorker, StoredValue, TaskError, ToWorker, decode, encode};
+    use super::super::{
+        ErrorKind, FromWorker, MissingInput, StoredValue, TaskError, ToWorker, decode, encode,
+    };
     use super::*;
     use proptest::prelude::*;
 
@@ -288,13 +290,19 @@ mod tests {
         numbers.prop_map(|(task, epoch, attempt)| Execution { task, epoch: Epoch(epoch), attempt })
     }
 
+    fn any_missing() -> impl Strategy<Value = MissingInput> {
+        let workers = || proptest::collection::vec(any::<u32>().prop_map(WorkerIndex), 0..3);
+        let missing = (any_task(), workers(), workers());
+        missing.prop_map(|(task, denied, unreachable)| MissingInput { task, denied, unreachable })
+    }
+
     fn any_outcome() -> impl Strategy<Value = Outcome> {
         let error = TaskError { kind: ErrorKind::Exit(1), message: "it failed".into() };
         prop_oneof![
             any::<u64>().prop_map(|nbytes| Outcome::Held { nbytes }),
             Just(Outcome::Cancelled),
             Just(Outcome::Erred { error, result: Some(Box::default()) }),
-            proptest::collection::vec(any_task(), 0..3).prop_map(Outcome::InputsMissing),
+            proptest::collection::vec(any_missing(), 0..3).prop_map(Outcome::InputsMissing),
         ]
     }
 

@@ -416,7 +416,7 @@ fn an_input_that_is_named_twice_is_fetched_once() {
     let peers = || Source::Peers(vec![WorkerIndex(0), WorkerIndex(7)]);
     let inputs = vec![(task(5), peers()), (task(4), peers()), (task(5), peers())];
     s.hear(ToWorker::Compute(vec![assignment(execution(9, 1), inputs)]));
-    comes!(s, Action::Fetch { task: t, from } if t == task(4) && from == [["n7:1"]]);
+    comes!(s, Action::Fetch { task: t, from } if t == task(4) && from[0].addresses == ["n7:1"]);
     comes!(s, Action::Fetch { task: t, .. } if t == task(5));
     s.quiet();
     s.tell(Event::Fetched { task: task(5), nbytes: 8 });

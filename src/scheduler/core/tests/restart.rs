@@ -222,7 +222,7 @@ fn a_command_of_a_former_worker_runs_elsewhere_once_its_job_is_surely_over() {
     s.restart();
     s.register(2, registration("v"));
     assert_eq!((s.state(task(1, 0)), s.core.assigned_peer(task(1, 0))), ("assigned", None));
-    let over = AllocationStatus::Ended { words: "COMPLETED".into(), confirmed: true };
+    let over = AllocationStatus::Ended { words: "COMPLETED".into(), confirmed: true, blameless: false };
     s.tell(Event::Polled(vec![(AllocationId(1), "7".into(), over)]));
     assert_eq!(s.state(task(1, 0)), "ready");
 }
@@ -255,7 +255,7 @@ fn accepted_outputs_have_a_worker_even_where_none_is_wanted() {
     s.tell(Event::Polled(vec![(
         AllocationId(1),
         "7".into(),
-        AllocationStatus::Ended { words: "COMPLETED".into(), confirmed: true },
+        AllocationStatus::Ended { words: "COMPLETED".into(), confirmed: true, blameless: false },
     )]));
     assert!(s.out.iter().any(|action| matches!(action, Action::Submit { allocation: AllocationId(2), .. })));
     s.restart();
