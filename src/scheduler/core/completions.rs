@@ -194,6 +194,9 @@ impl Core {
     /// A worker holds a value that it didn't report as the result of an assigned execution.
     pub(super) fn on_replica(&mut self, worker: WorkerIndex, holding: Holding) {
         let task = holding.task;
+        if self.outbox.has_struck(worker, task) {
+            return;
+        }
         match self.state(task) {
             Some(TaskState::Held { worker: first }) if first == worker => {}
             Some(TaskState::Held { .. }) => {
@@ -231,7 +234,7 @@ impl Core {
         for input in missing.iter().filter(|input| dependencies.contains(input)) {
             if let Some(TaskState::Held { worker: first }) = self.state(*input) {
                 for holder in self.holders(*input, first) {
-                    self.outbox.free(holder, *input);
+                    self.outbox.strike(holder, *input);
                     self.strike_off(*input, holder);
                 }
             }

@@ -34,6 +34,21 @@ fn a_running_command_stays_with_its_worker() {
 }
 
 #[test]
+fn a_value_that_is_freed_because_nobody_could_fetch_it_is_not_taken_for_held_by_the_same_registration() {
+    let mut s = Story::new();
+    s.submit(9, graph(&[(kernel(), &[]), (kernel(), &[0])], &[0, 1]));
+    s.restart();
+    let (value, consumer) = (execution(task(1, 0), 1, 1), execution(task(1, 1), 1, 1));
+    let missing = Outcome::InputsMissing(vec![task(1, 0)]);
+    let completions = vec![held(value), Completion { execution: consumer, nanos: 1, outcome: missing }];
+    let holds = vec![Holding { task: task(1, 0), nbytes: 8 }];
+    s.register(1, Registration { holds, completions, ..registration("w") });
+    let freed = |action: &Action| matches!(action, Action::ToWorker { message: ToWorker::Free(_), .. });
+    assert!(s.out.iter().any(freed));
+    assert_ne!(s.state(task(1, 0)), "held");
+}
+
+#[test]
 fn a_settled_graph_under_a_later_one_is_not_run_again() {
     let mut s = Story::new();
     s.register(1, registration("w"));
