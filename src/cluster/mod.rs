@@ -3,5 +3,6 @@
 pub mod down;
 pub mod launch;
 pub mod liveness;
+pub mod logout;
 pub mod revive;
 pub mod up;

@@ -5,7 +5,7 @@ use crate::graph::{GraphId, Op, TaskId};
 use crate::protocol::{Assignment, Execution, PendingOutput, ToWorker, WorkerIndex};
 use crate::scheduler::event::{Action, JournalSeq, PeerId};
 use crate::scheduler::record::Record;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Assignments of one message: with arguments and inline inputs they must fit a frame.
 const MAX_ASSIGNMENTS: usize = 256;
@@ -29,6 +29,8 @@ struct Letter {
     discard: Vec<PendingOutput>,
     cancel: Vec<Execution>,
     free: Vec<TaskId>,
+    /// Of those, what counts as lost: a listing that is older than this message doesn't bring it back.
+    struck: BTreeSet<TaskId>,
     /// Of forgotten graphs: they go once it is durable that nobody will name them.
     free_forgotten: Vec<TaskId>,
 }
@@ -69,6 +71,17 @@ impl Outbox {
 
     pub fn free(&mut self, worker: WorkerIndex, task: TaskId) {
         self.letter(worker).free.push(task);
+    }
+
+    /// Freed although it is needed, because nobody could get it from this worker.
+    pub fn strike(&mut self, worker: WorkerIndex, task: TaskId) {
+        let letter = self.letter(worker);
+        letter.free.push(task);
+        letter.struck.insert(task);
+    }
+
+    pub fn has_struck(&self, worker: WorkerIndex, task: TaskId) -> bool {
+        self.letters.get(&worker).is_some_and(|letter| letter.struck.contains(&task))
     }
 
     pub fn free_forgotten(&mut self, worker: WorkerIndex, task: TaskId) {

@@ -196,6 +196,12 @@ impl Core {
         while let Some(next) = stack.pop() {
             if self.state(next).is_some_and(|state| !state.is_settled()) {
                 stack.extend(self.dependents(next));
+                // By the records it has succeeded: that it was unfinished again, and has failed, is news to them.
+                if self.was_finished(next)
+                    && let Some(execution) = self.execution(next)
+                {
+                    self.note_fate(execution, Fate::Erred { error: error.clone(), result: None });
+                }
                 self.give_up(next, TaskState::Erred, Some(error.clone()));
             }
         }
@@ -284,7 +290,7 @@ impl Core {
             match lost {
                 Some(dependency) => {
                     let message = format!("its input {dependency} is gone and can't be made again");
-                    self.fail(task, TaskError { kind: ErrorKind::Dependency, message });
+                    self.fail_for_good(task, TaskError { kind: ErrorKind::Dependency, message });
                 }
                 None if missing == 0 => self.set_state(task, TaskState::Ready),
                 None => self.set_state(task, TaskState::Waiting { missing }),

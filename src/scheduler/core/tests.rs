@@ -332,6 +332,17 @@ fn a_stream_that_goes_on_over_another_link_is_not_given_up() {
 }
 
 #[test]
+fn a_stream_whose_client_came_back_only_to_be_refused_is_given_up() {
+    let mut s = Story::new();
+    s.submit_part(9, 0, false, graph(&[(kernel(), &[])], &[]));
+    s.lose(CLIENT.0);
+    s.submit_part(9, 1, false, graph_upon(task(7, 7), &[(kernel(), &[u32::MAX])]));
+    s.lose(CLIENT.0);
+    s.wait_secs(100);
+    assert!(s.journal.contains(&Record::Sealed { graph: GraphId(1) }));
+}
+
+#[test]
 fn the_end_of_a_cluster_leaves_no_deadline_in_the_past() {
     let mut s = Story::new();
     s.ask(Request::Scale { request: RequestId(2), workers: 2 });
