@@ -303,6 +303,54 @@ fn doctor_on_a_real_slurm_alive_misasked_hung_and_dead() {
     assert_check(&report, "batch system", "failed", &["DOWN", "scontrol ping"]);
 }
 
+/// The jobs of that user that Slurm still has.
+fn jobs_left(slurm: &support::slurm::Slurm) -> String {
+    let output = Command::new("squeue").args(["-h", "-o", "%j"]).envs(slurm.env()).output().unwrap();
+    text(&output.stdout)
+}
+
+#[test]
+fn a_job_on_a_real_slurm_looks_back_at_this_host() {
+    let Some(slurm) = support::slurm::start("a_job_on_a_real_slurm_looks_back") else { return };
+    let machine = slurm_machine(&slurm);
+    let (_, report) = machine.doctor(&["--queue=fits", "--site"]);
+    assert_check(&report, "jobs", "ok", &["of profile fits ran on"]);
+    assert_check(&report, "state in jobs", "ok", &["write, fsync and link(2) work in it"]);
+    assert_check(&report, "route from jobs", "ok", &["reaches this host through"]);
+    assert_check(&report, "clock in jobs", "ok", &["agree"]);
+    let (_, without) = machine.doctor(&["--queue=fits"]);
+    assert!(without["checks"].as_array().unwrap().iter().all(|check| check["name"] != "jobs"));
+
+    // Its nodes don't see the program that this host has.
+    let nowhere = slurm_machine(&slurm);
+    nowhere.profile("fits", "system = \"slurm\"\nqueue = \"spice\"\nprologue = [\"exit 3\"]\n");
+    let (code, report) = nowhere.doctor(&["--queue=fits", "--site"]);
+    assert_eq!(code, 78, "{report}");
+    assert_check(&report, "jobs", "failed", &["ended without an answer", "cluster.state_dir"]);
+    assert_check(&report, "route from jobs", "warning", &["not looked at"]);
+    assert_eq!(jobs_left(&slurm), "");
+    assert_eq!(machine.left("tmp"), Vec::<PathBuf>::new());
+    assert!(machine.left("home").iter().all(|path| path.ends_with(".config")), "{:?}", machine.left("home"));
+}
+
+#[test]
+fn a_host_that_ends_what_its_users_left_is_told_by_its_own_logind() {
+    let machine = Machine::new();
+    let fake = "#!/bin/sh\ncase \"$*\" in\n\
+                *KillUserProcesses*) echo KillUserProcesses=yes; echo KillOnlyUsers=; echo KillExcludeUsers=;;\n\
+                *Linger*) echo Linger=no;;\nesac\n";
+    let dir = machine.path("bin");
+    fs::create_dir(&dir).unwrap();
+    // Written by another process: what is open for writing here, and so in what another test starts just then,
+    // can't be executed.
+    let write = "printf '%s' \"$1\" > \"$0\" && chmod 755 \"$0\"";
+    let program = dir.join("loginctl");
+    assert!(Command::new("sh").args(["-c", write]).arg(program).arg(fake).status().unwrap().success());
+    let path = format!("{}:{}", dir.display(), std::env::var("PATH").unwrap_or_default());
+    let (_, report) = machine.set("PATH", &path).doctor(&["--queue=local"]);
+    assert_check(&report, "logout", "warning", &["KillUserProcesses=yes", "enable-linger"]);
+}
+
 #[test]
 fn queues_on_a_real_slurm_alive_misasked_hung_and_dead() {
     let Some(mut slurm) = support::slurm::start("queues_on_a_real_slurm") else { return };

@@ -6,16 +6,20 @@ use jobq::sim::{Config, EXPECTED, Plant, Report, run};
 /// Seeds of one test run; `JOBQ_SIM_SEEDS` overrides it.
 const SEEDS: u64 = 150;
 /// Seeds within which every planted defect must be caught.
-const SEEDS_FOR_PLANTS: u64 = 40;
+const SEEDS_FOR_PLANTS: u64 = 100;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
+/// Runs a seed; `None` if it fails.
+fn passes(seed: u64, config: &Config) -> Option<Report> {
+    std::panic::catch_unwind(|| run(seed, config)).ok()?.ok()
+}
+
 /// Runs a seed; one that fails runs again with its trace, which is the same run.
 fn simulate(seed: u64, config: &Config) -> Report {
-    let outcome = std::panic::catch_unwind(|| run(seed, config));
-    if let Ok(Ok(report)) = outcome {
+    if let Some(report) = passes(seed, config) {
         return report;
     }
     match run(seed, &Config { trace: true, ..config.clone() }) {
@@ -33,10 +37,18 @@ fn the_cluster_keeps_its_promises_under_every_fault() {
     }
     let seeds = number("JOBQ_SIM_SEEDS").unwrap_or(SEEDS);
     let mut report = Report::default();
+    let mut failed = Vec::new();
     for seed in 0..seeds {
-        report.merge(&simulate(seed, &config));
+        match passes(seed, &config) {
+            Some(of_seed) => report.merge(&of_seed),
+            None => failed.push(seed),
+        }
     }
     println!("{report}");
+    if let Some(first) = failed.first() {
+        println!("of {seeds} seeds, these fail: {failed:?}; the first of them:");
+        simulate(*first, &config);
+    }
     if seeds >= SEEDS {
         let missing = report.missing(EXPECTED);
         assert!(
@@ -69,6 +81,10 @@ fn planted_defects_are_caught() {
         Plant::AssignTwice,
         Plant::TakeStaleAttempt,
         Plant::FreeEarly,
+        Plant::SendUnfenced,
+        Plant::AnswerUnfenced,
+        Plant::PlaceBeforeWindow,
+        Plant::RemoveUnfenced,
     ] {
         let config = Config { plant: Some(plant), ..Config::default() };
         let caught = (0..SEEDS_FOR_PLANTS).find_map(|seed| run(seed, &config).err());

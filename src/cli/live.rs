@@ -46,6 +46,10 @@ impl Live {
         Ok(Live { batch: Batch::new(system, site), _scratch: scratch })
     }
 
+    pub(super) fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
     /// Whether the controller answers; takes no longer than the batch system's own limit for that question.
     ///
     /// # Errors

@@ -56,6 +56,7 @@ pub use context::Context;
 pub use exit::{CliError, Exit};
 pub use output::{Color, Output};
 
+use doctor::job::look;
 use roles::{local_queue, scheduler, supervisor, worker};
 
 use clap::{CommandFactory, FromArgMatches, Parser};
@@ -131,6 +132,9 @@ verbs! {
     /// A worker's role
     #[command(hide = true)]
     "worker" => Worker(worker),
+    /// What a job of the doctor runs
+    #[command(hide = true)]
+    "look" => Look(look),
     /// The embedded batch queue's commands
     #[command(hide = true)]
     "local-queue" => LocalQueue(local_queue),

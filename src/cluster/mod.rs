@@ -4,6 +4,7 @@ pub mod clean;
 pub mod down;
 pub mod launch;
 pub mod liveness;
+pub mod logout;
 pub mod repair;
 pub mod revive;
 pub mod up;

@@ -42,10 +42,15 @@ impl Batch {
 impl World {
     /// The scheduler runs the batch system's submit command.
     pub fn submits(&mut self, life: u32, allocation: AllocationId) {
-        if self.server.as_ref().is_none_or(|server| server.life != life) && self.random.chance(0.5) {
+        let begins = match self.servers.contains_key(&life) {
+            true => !self.must_be_silent(life),
+            // The command may have been running when its scheduler died.
+            false => self.random.chance(0.5),
+        };
+        if !begins {
             return;
         }
-        if !self.disk.intents.contains(&allocation) {
+        if !self.disk.has_intent(allocation) {
             self.violate(format!("{allocation} is submitted, but its intent isn't durable"));
         }
         if self.batch.jobs.iter().any(|job| job.allocation == allocation) {
@@ -81,7 +86,10 @@ impl World {
         self.server_event(life, Event::Submitted { allocation, outcome });
     }
 
-    pub fn cancels(&mut self, allocations: &[AllocationId]) {
+    pub fn cancels(&mut self, life: u32, allocations: &[AllocationId]) {
+        if self.must_be_silent(life) {
+            return;
+        }
         self.batch.unwanted.extend(allocations);
         let ours = |job: &Job| allocations.contains(&job.allocation);
         let jobs: Vec<usize> =
@@ -149,7 +157,7 @@ impl World {
     }
 
     pub fn polls(&mut self, life: u32) {
-        let Some(server) = self.server.as_mut().filter(|server| server.life == life) else { return };
+        let Some(server) = self.servers.get_mut(&life) else { return };
         if self.now < server.next_poll {
             return;
         }
@@ -212,7 +220,7 @@ impl World {
     ) {
         let event = match statuses {
             Some(statuses) => {
-                if let Some(server) = self.server.as_mut().filter(|server| server.life == life) {
+                if let Some(server) = self.servers.get_mut(&life) {
                     server.was_answered = true;
                 }
                 Event::Polled(statuses)

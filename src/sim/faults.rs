@@ -19,6 +19,13 @@ pub(super) enum Fault {
     DeathReportLost,
     SchedulerKilled,
     SchedulerKilledBetweenPersistAndDurable,
+    SchedulerPaused,
+    SchedulerPausedWithActionsPending,
+    SchedulerSaidOver,
+    ClaimantPaused,
+    ClaimantDied,
+    DirectoryHangs,
+    ContactStale,
     JournalSlow,
     SubmitRefused,
     SubmitRefusedForGood,
@@ -55,6 +62,10 @@ pub(super) struct Faults {
     pub fetch_trouble: f64,
     pub place_trouble: f64,
     pub report_trouble: f64,
+    pub claim_trouble: f64,
+    pub stale_contact: f64,
+    /// Steps of a scheduler after which it makes a snapshot.
+    pub snapshot: f64,
     pub max_workers_lost: u8,
     pub workers_per_allocation: u32,
     pub keep_settled: u64,
@@ -68,12 +79,24 @@ enum Strike {
     CrashHost,
     Unreachable,
     KillScheduler,
+    PauseScheduler,
+    SaySchedulerOver,
+    HangDirectory,
     Orphan,
     Vanish,
     EndWalltime,
     LoseValue,
     LoseTemporary,
     ClientDies,
+}
+
+impl Strike {
+    fn ends_schedulers(self) -> bool {
+        matches!(
+            self,
+            Strike::KillScheduler | Strike::PauseScheduler | Strike::SaySchedulerOver | Strike::HangDirectory
+        )
+    }
 }
 
 impl Faults {
@@ -85,6 +108,9 @@ impl Faults {
             Strike::CrashHost,
             Strike::Unreachable,
             Strike::KillScheduler,
+            Strike::PauseScheduler,
+            Strike::SaySchedulerOver,
+            Strike::HangDirectory,
             Strike::Orphan,
             Strike::Vanish,
             Strike::EndWalltime,
@@ -93,7 +119,7 @@ impl Faults {
             Strike::ClientDies,
         ];
         for strike in all {
-            if strike != Strike::KillScheduler || config.restarts {
+            if !strike.ends_schedulers() || config.restarts {
                 let often = *random.pick(&[0, 1, 1, 4]).unwrap_or(&1);
                 lots.extend((0..often).map(|_| strike));
             }
@@ -111,6 +137,9 @@ impl Faults {
             fetch_trouble: probability(0.1),
             place_trouble: probability(0.1),
             report_trouble: probability(0.8),
+            claim_trouble: probability(0.3),
+            stale_contact: probability(0.5),
+            snapshot: probability(0.05),
             until: random.between(100, 600) * SECOND,
             interval: random.span(2_000, 40_000),
             lots,
@@ -135,6 +164,9 @@ impl World {
             Strike::CrashHost => self.crash_host(),
             Strike::Unreachable => self.cut_host_off(),
             Strike::KillScheduler => self.kill_server(),
+            Strike::PauseScheduler => self.pause_server(),
+            Strike::SaySchedulerOver => self.say_scheduler_over(),
+            Strike::HangDirectory => self.hang_directory(),
             Strike::Orphan => self.orphan_job(),
             Strike::Vanish => self.hide_job(),
             Strike::EndWalltime => self.end_walltime(),
@@ -154,6 +186,13 @@ impl World {
         }
         for job in &mut self.batch.jobs {
             job.hidden_until = job.hidden_until.min(now);
+        }
+        let lives: Vec<u32> = self.servers.keys().copied().collect();
+        for life in lives {
+            if let Some(server) = self.servers.get_mut(&life) {
+                server.hangs_until = server.hangs_until.min(now);
+            }
+            self.scheduler_continues(life);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A worker's shell and its process: it links to whoever is the scheduler, feeds the core, and dies in many ways.
 
 use super::SECOND;
+use super::breath::LOOK_EVERY;
 use super::faults::Fault;
 use super::net::Peer;
 use super::runners::Running;
@@ -124,6 +125,7 @@ impl World {
             Some(link) => {
                 self.hosts[host].link = Some(link);
                 self.host_takes(host, Incoming::Linked(link));
+                self.host_looks_again(host);
             }
             None => {
                 if self.server.is_none() && self.hosts[host].core.epoch().is_some() {
@@ -134,6 +136,22 @@ impl World {
                 self.host_links_soon(host, 500, 10_000);
             }
         }
+    }
+
+    fn host_looks_again(&mut self, host: usize) {
+        let delay = self.random.between(LOOK_EVERY.0, LOOK_EVERY.1);
+        self.after(delay, Happening::HostLooks { host });
+    }
+
+    /// The contact file names a later epoch than the one that this worker is linked to: it goes there.
+    pub fn host_looks(&mut self, host: usize) {
+        let Some(link) = self.hosts[host].link.filter(|_| self.hosts[host].is_alive) else { return };
+        if self.folder.contact() > self.links.get(&link).map(|link| link.life) {
+            self.count("run", "workers that left a superseded scheduler");
+            self.peer_closes(link);
+            return self.host_unlinked(host, link);
+        }
+        self.host_looks_again(host);
     }
 
     pub fn host_hears(&mut self, host: usize, link: u64, frame: &[u8]) {

@@ -1,12 +1,15 @@
 //! What must hold of what leaves the scheduler, and at the end.
 
+use super::SECOND;
 use super::graphs::{FAILS, FLAKY, Kind, Planned, RETRIES, evaluate};
+use super::letters::Letter;
 use super::runners::{digest_stored, targets};
 use super::truth::End;
 use super::world::World;
 use crate::graph::TaskId;
-use crate::protocol::{ErrorKind, Execution, TaskReport, TaskStateName, ToWorker};
+use crate::protocol::{ErrorKind, Execution, RequestId, TaskReport, TaskStateName, ToWorker};
 use crate::scheduler::record::{Fate, Record};
+use crate::state::lease::SILENT_AFTER;
 
 impl World {
     /// What is journalled of an execution's end is what happened to that very execution.
@@ -41,22 +44,62 @@ impl World {
     }
 
     /// A value may be freed for good only once every completion that needed it is durable.
-    pub fn judge_free(&mut self, message: &ToWorker) {
-        let (ToWorker::Free(tasks), Some(server)) = (message, &self.server) else { return };
+    pub fn judge_free(&mut self, life: u32, message: &ToWorker) {
+        let (ToWorker::Free(tasks), Some(server)) = (message, self.servers.get(&life)) else { return };
         for task in tasks {
-            let (Some(known), Some("released")) = (self.truth.known.get(task), server.core.state_name(*task))
+            let (Some(known), Some("released")) = (server.lineage.get(task), server.core.state_name(*task))
             else {
                 continue;
             };
-            let too_early = known.consumers.iter().find(|consumer| {
-                let ended = matches!(server.core.state_name(**consumer), Some("held" | "released"));
-                ended && !self.disk.finished.contains(consumer)
+            let too_early = known.consumers.iter().copied().find(|consumer| {
+                let ended = matches!(server.core.state_name(*consumer), Some("held" | "released"));
+                ended && !self.disk.has_end_of_kernel(*consumer)
             });
             if let Some(consumer) = too_early {
                 let why = format!("{task} is freed, but the end of {consumer} isn't durable");
                 return self.violate(why);
             }
         }
+    }
+
+    /// What waited for a record says something that the next epoch knows of: it was on disk before the fence fell.
+    pub fn judge_rest(&mut self, life: u32, needed: u64, letter: &Letter) {
+        let late = self.servers.get(&life).and_then(|server| server.journal.first_late);
+        if late.is_some_and(|late| needed >= late) {
+            self.violate(format!("scheduler {life} says what no later one will know: {letter:?}"));
+        }
+    }
+
+    /// Whoever has been superseded speaks only for as long as a claimant couldn't wait: its next beat tells it.
+    pub fn judge_speaker(&mut self, life: u32, message: &ToWorker) {
+        let fallen_for = self.folder.fallen_for(life, self.now);
+        if fallen_for > SILENT_AFTER.as_nanos() as u64 {
+            let seconds = fallen_for / SECOND;
+            self.violate(format!("scheduler {life} was superseded {seconds} s ago, and says {message:?}"));
+        }
+    }
+
+    /// A record that a later epoch doesn't count: nobody must have been told of it.
+    pub fn judge_cut(&mut self, record: &Record) {
+        let told = match record {
+            Record::Part { request, part, .. } => self.has_acknowledged(*request, *part as usize),
+            Record::Assigned { executions, .. } => {
+                let started = |execution: &Execution| {
+                    self.truth.runs.values().flatten().any(|run| run.execution == *execution)
+                };
+                executions.iter().any(started)
+            }
+            Record::Intent { allocation } => self.batch.jobs.iter().any(|job| job.allocation == *allocation),
+            _ => false,
+        };
+        if told {
+            self.violate(format!("the journal's seal leaves out what others were told: {record:?}"));
+        }
+    }
+
+    fn has_acknowledged(&self, request: RequestId, part: usize) -> bool {
+        let mut plans = self.clients.iter().flat_map(|client| &client.plans);
+        plans.any(|plan| plan.request == request && part < plan.acknowledged_parts)
     }
 
     /// A client has the results of a graph that is settled, in a world without faults.
@@ -87,9 +130,7 @@ impl World {
         report: &TaskReport,
     ) -> Result<(), String> {
         let plan = &self.clients[client].plans[graph];
-        // A consequence of a failure isn't journalled: after a restart it may be cancelled with its graph instead.
-        let failed = matches!(report.state, TaskStateName::Erred | TaskStateName::Cancelled);
-        if self.truth.told_failed.contains(&report.task) && !failed {
+        if self.truth.told_failed.contains(&report.task) && report.state != TaskStateName::Erred {
             return Err("a client was told that it failed".into());
         }
         match report.state {
@@ -153,7 +194,7 @@ impl World {
     }
 
     fn has_failed_dependency(&self, id: TaskId, task: &Planned) -> bool {
-        let Some(server) = &self.server else { return false };
+        let Some(server) = self.holder() else { return false };
         let failed = |dep: &super::graphs::Dep| match dep {
             super::graphs::Dep::Here(index) => {
                 let dependency = TaskId { graph: id.graph, index: *index };
@@ -185,7 +226,7 @@ impl World {
     /// The world is healed for long, and something is still open: says what.
     pub fn violate_unsettled(&mut self) {
         let mut open = Vec::new();
-        if let Some(server) = &self.server {
+        if let Some(server) = self.holder() {
             server.core.each_state(|task, state| {
                 if !matches!(state, "held" | "stored" | "released" | "erred" | "cancelled") {
                     open.push(format!("{task} {state}"));

@@ -7,6 +7,7 @@ use crate::protocol::{self, Completion, FromWorker, ToClient, ToWorker};
 use crate::scheduler::event::{Event, JournalSeq};
 use std::collections::{BTreeMap, VecDeque};
 
+#[derive(Debug)]
 pub(super) enum Letter {
     Worker(ToWorker),
     Client(ToClient),
@@ -17,7 +18,8 @@ pub(super) struct Letters {
     /// Records that the core knows to be durable.
     released: u64,
     held_back: BTreeMap<u64, VecDeque<(u64, Letter)>>,
-    ready: BTreeMap<u64, Vec<Letter>>,
+    /// With the record that each waited for, 0 for none.
+    ready: BTreeMap<u64, Vec<(u64, Letter)>>,
 }
 
 impl Letters {
@@ -30,7 +32,7 @@ impl Letters {
             Some(seq) if seq.0 > self.released => {
                 self.held_back.entry(link).or_default().push_back((seq.0, letter));
             }
-            _ => self.ready.entry(link).or_default().push(letter),
+            _ => self.ready.entry(link).or_default().push((after.map_or(0, |seq| seq.0), letter)),
         }
     }
 
@@ -38,10 +40,25 @@ impl Letters {
     pub fn release(&mut self, seq: u64) {
         self.released = seq;
         for (link, waiting) in &mut self.held_back {
-            while let Some((_, letter)) = waiting.pop_front_if(|(needed, _)| *needed <= seq) {
+            while let Some(letter) = waiting.pop_front_if(|(needed, _)| *needed <= seq) {
                 self.ready.entry(*link).or_default().push(letter);
             }
         }
+    }
+
+    /// A planted defect: so much of what waited goes to clients.
+    pub fn release_to_clients(&mut self, seq: u64) {
+        for (link, waiting) in &mut self.held_back {
+            while let Some(letter) =
+                waiting.pop_front_if(|(needed, letter)| *needed <= seq && matches!(letter, Letter::Client(_)))
+            {
+                self.ready.entry(*link).or_default().push(letter);
+            }
+        }
+    }
+
+    pub fn released(&self) -> u64 {
+        self.released
     }
 
     /// The link is closed: what waits goes nowhere.
@@ -51,12 +68,16 @@ impl Letters {
 }
 
 impl World {
-    /// One frame a peer, of all that may leave.
-    pub fn flush_server(&mut self) {
-        let Some(server) = &mut self.server else { return };
+    /// One frame a peer, of all that may leave: if this scheduler's clock still allows it to speak.
+    pub fn flush_server(&mut self, life: u32) {
+        if self.must_be_silent(life) {
+            return self.falls_silent(life);
+        }
+        let Some(server) = self.servers.get_mut(&life) else { return };
         for (link, letters) in std::mem::take(&mut server.letters.ready) {
             let (mut to_worker, mut to_client) = (Vec::new(), Vec::new());
-            for letter in letters {
+            for (needed, letter) in letters {
+                self.judge_rest(life, needed, &letter);
                 match letter {
                     Letter::Worker(message) => to_worker.push(message),
                     Letter::Client(message) => to_client.push(message),
@@ -64,7 +85,8 @@ impl World {
             }
             for message in &to_worker {
                 self.count("to worker", variant(&format!("{message:?}")));
-                self.judge_free(message);
+                self.judge_speaker(life, message);
+                self.judge_free(life, message);
                 self.judge_compute(message);
             }
             for message in &to_client {
@@ -79,8 +101,11 @@ impl World {
     }
 
     /// A planted defect: every completion passes for one of the current attempt, from the worker that has it.
-    pub fn plant_stale_attempts(&mut self, message: &FromWorker) {
-        let (Some(Plant::TakeStaleAttempt), Some(server)) = (self.config.plant, &self.server) else { return };
+    pub fn plant_stale_attempts(&mut self, life: u32, message: &FromWorker) {
+        let (Some(Plant::TakeStaleAttempt), Some(server)) = (self.config.plant, self.servers.get(&life))
+        else {
+            return;
+        };
         let completions = match message {
             FromWorker::Finished(completions) => completions,
             FromWorker::Register(registration) => &registration.completions,
@@ -94,7 +119,7 @@ impl World {
         };
         let forged: Vec<_> = completions.iter().filter_map(forge).collect();
         for (peer, message) in forged {
-            self.server_takes(None, Event::FromWorker { peer, message });
+            self.server_takes(life, None, Event::FromWorker { peer, message });
         }
     }
 }

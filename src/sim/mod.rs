@@ -6,16 +6,24 @@
 //! gives, every command run as often as it may, every output placed once. Throughout, `check()` of the cores holds,
 //! and what leaves the scheduler is judged by what is durable at that moment.
 //!
-//! What it doesn't have: two schedulers at a time (the fence of a claimed epoch is the journal's business), TLS,
-//! frames that arrive in pieces, memory limits and spilling.
+//! There may be several schedulers at a time: one that serves, others that claim, and some that were stopped, cut off
+//! from the state directory or said to be over, were superseded, and wake up with things left to do. The state
+//! directory is a model of what the file server does: links of epochs and fences, the lease's counter, the contact file,
+//! and journal segments of which a seal tells how much counts.
+//!
+//! What it doesn't have: TLS, frames that arrive in pieces, memory limits and spilling.
 
 mod batch;
+mod breath;
+mod claim;
 mod client;
 mod compaction;
 mod disk;
 mod faults;
+mod folder;
 mod graphs;
 mod host;
+mod journal;
 mod judge;
 mod letters;
 mod net;
@@ -23,6 +31,7 @@ mod random;
 mod report;
 mod runners;
 mod server;
+mod shelf;
 mod steps;
 mod truth;
 mod world;
@@ -38,7 +47,7 @@ pub(crate) const SECOND: u64 = 1_000_000_000;
 pub struct Config {
     /// Whether graphs have commands, or kernels and data only.
     pub commands: bool,
-    /// Whether schedulers are killed.
+    /// Whether schedulers are killed, stopped and superseded.
     pub restarts: bool,
     /// Keep the last lines of what happened.
     pub trace: bool,
@@ -65,6 +74,14 @@ pub enum Plant {
     FreeEarly,
     /// A report of an older attempt passes for one of the current attempt.
     TakeStaleAttempt,
+    /// A scheduler that was stopped goes on where it was, without a look at its fence or its clock.
+    SendUnfenced,
+    /// Clients are answered once the journal is synced, before the fence is checked.
+    AnswerUnfenced,
+    /// A new scheduler takes commands that may be running for dead.
+    PlaceBeforeWindow,
+    /// What a snapshot stands for is removed without a look at the fence.
+    RemoveUnfenced,
 }
 
 /// What the schedulers of this seed's cluster journalled, as one life after the other had it.

@@ -39,9 +39,18 @@ impl fmt::Display for Peer {
 }
 
 impl World {
-    /// A new link to the scheduler, if there is one.
+    /// A new link to the scheduler that the contact file names, if it is there. What is stopped shakes no hands.
     pub fn open_link(&mut self, peer: Peer) -> Option<u64> {
-        let life = self.server.as_ref()?.life;
+        let is_stale = self.strikes(self.faults.stale_contact);
+        let stale = self.folder.stale_contact().filter(|life| is_stale && self.servers.contains_key(life));
+        if stale.is_some() {
+            self.count_fault(Fault::ContactStale);
+        }
+        let life = stale.or(self.folder.contact())?;
+        if self.servers.get(&life)?.is_paused {
+            self.count("network", "schedulers that shook no hands");
+            return None;
+        }
         let id = self.links.len() as u64 + 1;
         let link = Link {
             peer,
@@ -87,12 +96,12 @@ impl World {
 
     pub fn arrives_up(&mut self, id: u64, frame: &[u8]) {
         let Some(link) = self.links.get(&id) else { return };
-        let (peer, flows) = (link.peer, link.up_flows);
-        let heard = link.server_open && self.server.as_ref().is_some_and(|server| server.life == link.life);
+        let (peer, life, flows) = (link.peer, link.life, link.up_flows);
+        let heard = link.server_open && self.servers.contains_key(&link.life);
         match (flows, heard) {
             (false, _) => self.count("network", "frames lost on the way up"),
             (true, false) => self.count("network", "frames of an old link discarded by the scheduler"),
-            (true, true) => self.server_hears(id, peer, frame),
+            (true, true) => self.server_hears(life, id, peer, frame),
         }
     }
 
@@ -149,9 +158,10 @@ impl World {
     }
 
     /// Every link that leads to a scheduler that died: each peer learns in its own time.
-    pub fn server_died(&mut self) {
+    pub fn server_died(&mut self, life: u32) {
+        let led_there = |link: &&Link| link.server_open && link.life == life;
         let open: Vec<u64> =
-            self.links.iter().filter(|(_, link)| link.server_open).map(|(id, _)| *id).collect();
+            self.links.iter().filter(|(_, link)| led_there(link)).map(|(id, _)| *id).collect();
         for id in open {
             let at = self.now + self.random.span(1, 5_000);
             let Some(link) = self.links.get_mut(&id) else { continue };

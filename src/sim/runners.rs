@@ -93,7 +93,7 @@ impl World {
         if !self.disk.has_assigned(execution, &worker) {
             self.violate(format!("{execution:?} starts on {worker}, which isn't durable"));
         }
-        if self.disk.done.contains(&execution.task) {
+        if self.disk.has_end_of_command(execution.task) {
             self.violate(format!("{execution:?} starts, but the end of the task is durable"));
         }
         self.count("commands", "started");

@@ -1,11 +1,11 @@
 //! The scheduler's shell: it takes in what has arrived in one batch, holds back what waits for the journal, and dies.
 
-use super::compaction::{self, Snapshot};
-use super::disk::{decode, encode};
-use super::faults::Fault;
+use super::disk::{Found, decode, encode};
+use super::journal::Journal;
 use super::letters::{Letter, Letters};
 use super::net::Peer;
 use super::report::{variant, worker_message};
+use super::truth::Lineage;
 use super::world::{Happening, World};
 use super::{Plant, SECOND};
 use crate::graph::TaskId;
@@ -14,7 +14,8 @@ use crate::protocol::{
 };
 use crate::scheduler::core::{Core, CoreConfig};
 use crate::scheduler::event::{Action, Event, JournalSeq, PeerId, Time};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use crate::scheduler::record::Record;
+use std::collections::{BTreeSet, HashMap};
 
 pub(super) struct Server {
     pub core: Core,
@@ -24,37 +25,45 @@ pub(super) struct Server {
     inbox: Vec<(Option<u64>, Event)>,
     wakes: bool,
     ticks_at: Option<u64>,
-    /// Records on disk.
-    durable: u64,
-    unsynced: VecDeque<Vec<u8>>,
-    /// Those whose records aren't all on disk.
-    pub snapshots: VecDeque<Snapshot>,
-    syncing: bool,
+    pub journal: Journal,
     pub letters: Letters,
-    waiting_submits: Vec<(u64, AllocationId)>,
     pub next_poll: u64,
     /// The batch system has answered once.
     pub was_answered: bool,
     /// Allocations that this scheduler asked for itself, or of which a worker has registered with it.
     known: BTreeSet<AllocationId>,
+    pub lineage: Lineage,
     seen: HashMap<TaskId, &'static str>,
     exit: bool,
+    /// When the last beat began that was answered, with the fence still standing.
+    pub last_good: u64,
+    /// Its state directory doesn't answer before.
+    pub hangs_until: u64,
+    /// It is stopped, and wakes up where it was.
+    pub is_paused: bool,
+    /// What its threads do when it wakes up.
+    pub asleep: Vec<Happening>,
 }
 
 impl Server {
-    /// The number of the last record that it has written.
-    pub fn last_record(&self) -> u64 {
-        self.durable + self.unsynced.len() as u64
+    pub fn has_unsynced(&self) -> bool {
+        !self.journal.unsynced.is_empty()
+    }
+
+    /// Something is on its way out, or in.
+    pub fn has_pending(&self) -> bool {
+        self.has_unsynced() || !self.inbox.is_empty() || !self.journal.waiting_submits.is_empty()
     }
 }
 
 impl World {
-    pub fn server_starts(&mut self) {
-        if self.server.is_some() || self.went_down {
-            return;
-        }
-        self.lives += 1;
-        let life = self.lives;
+    /// The scheduler that may act, if there is one: nobody has fenced it.
+    pub fn holder(&self) -> Option<&Server> {
+        self.servers.values().find(|server| self.folder.stands(server.life))
+    }
+
+    /// A claimant has read and sealed everything: it serves. `began`: when it took the lease.
+    pub fn server_starts(&mut self, life: u32, began: u64, found: Found) {
         let config = CoreConfig {
             epoch: Epoch(life),
             max_workers_lost: self.faults.max_workers_lost,
@@ -62,11 +71,11 @@ impl World {
             keep_settled: self.faults.keep_settled,
             ..CoreConfig::default()
         };
-        let records = self.disk.records();
-        self.note(|| format!("scheduler {life} starts from {} records", records.len()));
-        self.truth.relearn(&records);
-        let start = self.records_to_start_from();
-        let core = match Core::replay(config, Time(0), start, JournalSeq(self.disk.len())) {
+        self.note(|| format!("scheduler {life} starts from {} records", found.records.len()));
+        let (told, last) = (self.disk.records_of(&found), found.seal_seq());
+        self.judge_found(&found, &told);
+        let (lineage, former) = (Lineage::of(&told), former_workers(&told));
+        let core = match Core::replay(config, Time(0), found.records, JournalSeq(last)) {
             Ok(core) => core,
             Err(error) => return self.violate(error.to_string()),
         };
@@ -75,68 +84,77 @@ impl World {
         core.each_state(|task, state| {
             seen.insert(task, state);
         });
-        self.server = Some(Server {
+        let server = Server {
             core,
             life,
             born: self.now,
             inbox: Vec::new(),
             wakes: false,
             ticks_at: None,
-            durable: self.disk.len(),
-            snapshots: VecDeque::new(),
-            unsynced: VecDeque::new(),
-            syncing: false,
-            letters: Letters::new(self.disk.len()),
-            waiting_submits: Vec::new(),
+            journal: Journal::after(last),
+            letters: Letters::new(last),
             next_poll: 0,
             was_answered: false,
             known: BTreeSet::new(),
+            lineage,
             seen,
             exit: false,
-        });
+            last_good: began,
+            hangs_until: 0,
+            is_paused: false,
+            asleep: Vec::new(),
+        };
+        self.servers.insert(life, server);
         for (worker, completions) in self.disk.outbox.clone() {
-            self.server_takes(None, Event::LeftBehind { worker, completions });
+            self.server_takes(life, None, Event::LeftBehind { worker, completions });
         }
         self.after(0, Happening::ServerTicks { life });
         self.after(SECOND, Happening::Polls { life });
-    }
-
-    pub fn kill_server(&mut self) {
-        let Some(server) = &self.server else { return };
-        let between = !server.unsynced.is_empty();
-        self.count_fault(Fault::SchedulerKilled);
-        if between {
-            self.count_fault(Fault::SchedulerKilledBetweenPersistAndDurable);
+        self.after(0, Happening::Beats { life });
+        if self.config.plant == Some(Plant::PlaceBeforeWindow) {
+            for id in former {
+                let message = FromWorker::Dead { id, verdict: "planted".into() };
+                self.server_takes(life, None, Event::FromWorker { peer: PeerId(0), message });
+            }
         }
-        self.server_dies();
-        let delay = self.random.span(100, 90_000);
-        self.after(delay, Happening::ServerStarts);
     }
 
     /// What was handed to the disk but not synced may be there or not, from its beginning.
-    fn server_dies(&mut self) {
-        let Some(mut server) = self.server.take() else { return };
-        if server.syncing {
-            let survive = self.random.below(server.unsynced.len() as u64 + 1);
-            for bytes in server.unsynced.drain(..survive as usize) {
-                self.disk.append(bytes);
+    pub fn server_dies(&mut self, life: u32) {
+        let Some(mut server) = self.servers.remove(&life) else { return };
+        self.note(|| format!("scheduler {life} is no more"));
+        if server.journal.syncing {
+            let survive = self.random.below(server.journal.writing as u64 + 1);
+            self.write_out(&mut server, survive as usize);
+            let torn =
+                server.journal.unsynced.pop_front().filter(|_| survive < server.journal.writing as u64);
+            let part = self.random.below(1000) as f64 / 1000.0;
+            if let Some(bytes) = torn {
+                let (place, seq) = (server.journal.place(life), server.journal.durable + 1);
+                self.disk.shelf.tear(place, seq, &bytes, part);
             }
         }
-        self.server_died();
+        // A submit command that runs already runs on.
+        for happening in server.asleep {
+            if let Happening::Submits { .. } = happening {
+                self.after(0, happening);
+            }
+        }
+        self.server_died(life);
     }
 
-    pub fn server_hears(&mut self, link: u64, peer: Peer, frame: &[u8]) {
+    pub fn server_hears(&mut self, life: u32, link: u64, peer: Peer, frame: &[u8]) {
         let understood = match peer {
             Peer::Client(_) => protocol::decode::<FromClient>(frame).map(|messages| {
                 messages.into_iter().for_each(|message| {
-                    self.server_takes(Some(link), Event::FromClient { peer: PeerId(link), message });
+                    self.server_takes(life, Some(link), Event::FromClient { peer: PeerId(link), message });
                 });
             }),
             Peer::Host(_) | Peer::Supervisor => protocol::decode::<FromWorker>(frame).map(|messages| {
                 for message in messages {
-                    self.plant_stale_attempts(&message);
+                    self.plant_stale_attempts(life, &message);
                     self.count("to scheduler", worker_message(&message));
-                    self.server_takes(Some(link), Event::FromWorker { peer: PeerId(link), message });
+                    self.server_takes(life, Some(link), Event::FromWorker { peer: PeerId(link), message });
                 }
             }),
         };
@@ -162,13 +180,11 @@ impl World {
 
     /// A supervisor connects, and tells that its worker is dead. Without a scheduler it tries again.
     pub fn death_told(&mut self, id: WorkerId, tries: u32) {
-        if self.server.is_some() {
-            if let Some(link) = self.open_link(Peer::Supervisor)
-                && let Ok(frame) = protocol::encode(&[FromWorker::Dead { id, verdict: "killed".into() }])
-            {
+        if let Some(link) = self.open_link(Peer::Supervisor) {
+            if let Ok(frame) = protocol::encode(&[FromWorker::Dead { id, verdict: "killed".into() }]) {
                 self.send_up(link, frame);
-                self.peer_closes(link);
             }
+            self.peer_closes(link);
         } else if tries > 0 {
             self.after(10 * SECOND, Happening::DeathTold { id, tries: tries - 1 });
         }
@@ -176,16 +192,13 @@ impl World {
 
     /// Something happens to that scheduler, if it still lives.
     pub fn server_event(&mut self, life: u32, event: Event) {
-        if self.server.as_ref().is_some_and(|server| server.life == life) {
-            self.server_takes(None, event);
-        }
+        self.server_takes(life, None, event);
     }
 
-    pub fn server_takes(&mut self, link: Option<u64>, event: Event) {
-        let Some(server) = &mut self.server else { return };
+    pub fn server_takes(&mut self, life: u32, link: Option<u64>, event: Event) {
+        let Some(server) = self.servers.get_mut(&life) else { return };
         server.inbox.push((link, event));
         if !std::mem::replace(&mut server.wakes, true) {
-            let life = server.life;
             // Now and then it is busy, and much arrives meanwhile.
             let delay = if self.random.chance(0.05) { self.random.span(1, 1_000) } else { 20_000 };
             self.after(delay, Happening::ServerWakes { life });
@@ -193,7 +206,7 @@ impl World {
     }
 
     pub fn server_wakes(&mut self, life: u32, ticks: bool) {
-        let Some(mut server) = self.server.take_if(|server| server.life == life) else { return };
+        let Some(mut server) = self.servers.remove(&life) else { return };
         let now = Time(self.now - server.born);
         let mut out = Vec::new();
         if ticks {
@@ -209,9 +222,9 @@ impl World {
                     continue;
                 }
                 if let Event::Durable(seq) = event {
-                    server.letters.release(seq.0.min(self.disk.len()));
+                    server.letters.release(seq.0.min(server.journal.durable));
                 }
-                self.note(|| format!("scheduler <- {event:?}"));
+                self.note(|| format!("scheduler {life} <- {event:?}"));
                 if let Event::FromWorker { message: FromWorker::Register(registration), .. } = &event {
                     server.known.insert(registration.allocation);
                 }
@@ -235,14 +248,11 @@ impl World {
             server.core.check();
             self.watch_states(&mut server);
         }
-        self.server = Some(server);
-        out.into_iter().for_each(|action| self.server_acts(action));
-        self.submit_durable();
-        self.flush_server();
-        if let Some(mut server) = self.server.take() {
-            self.maybe_snapshot(&mut server);
-            self.server = Some(server);
-        }
+        self.servers.insert(life, server);
+        out.into_iter().for_each(|action| self.server_acts(life, action));
+        self.submit_durable(life);
+        self.flush_server(life);
+        self.maybe_snapshot(life);
         self.wind_server(life);
     }
 
@@ -258,11 +268,13 @@ impl World {
 
     /// Sets the next tick. A deadline that stays in the past would spin.
     fn wind_server(&mut self, life: u32) {
-        let Some(server) = self.server.as_mut().filter(|server| server.life == life) else { return };
+        let Some(server) = self.servers.get_mut(&life) else { return };
         if server.exit {
-            self.count("run", "clean ends");
-            self.went_down = true;
-            self.server_dies();
+            self.server_dies(life);
+            if self.folder.stands(life) {
+                self.count("run", "clean ends");
+                self.went_down = true;
+            }
             return;
         }
         let Some(deadline) = server.core.deadline() else { return };
@@ -276,22 +288,22 @@ impl World {
         }
     }
 
-    fn server_acts(&mut self, action: Action) {
-        self.note(|| format!("scheduler -> {action:?}"));
-        let Some(server) = &mut self.server else { return };
-        let (life, plant) = (server.life, self.config.plant);
+    fn server_acts(&mut self, life: u32, action: Action) {
+        self.note(|| format!("scheduler {life} -> {action:?}"));
+        let Some(server) = self.servers.get_mut(&life) else { return };
+        let plant = self.config.plant;
         match action {
             Action::Persist { seq, record } => {
                 let bytes = encode(&record);
+                server.lineage.learn(&record);
                 if decode(&bytes) != record {
                     self.violate(format!("record {} reads back differently", seq.0));
                 }
-                self.truth.learn(&record);
                 self.judge_fates(&record);
                 self.count("record", variant(&format!("{record:?}")));
-                self.persist(seq.0, bytes);
+                self.persist(life, seq.0, bytes);
                 if plant == Some(Plant::FreeEarly) {
-                    self.server_takes(None, Event::Durable(seq));
+                    self.server_takes(life, None, Event::Durable(seq));
                 }
             }
             Action::ToWorker { peer, message, after } => {
@@ -304,30 +316,30 @@ impl World {
             }
             Action::Close { peer, .. } => {
                 self.count("action", "Close");
-                self.flush_server();
-                if let Some(server) = &mut self.server {
+                self.flush_server(life);
+                if let Some(server) = self.servers.get_mut(&life) {
                     server.letters.drop_held_back(peer.0);
                 }
                 self.server_closes(peer.0);
             }
             Action::Submit { allocation, after } => {
                 self.report.count("action", "Submit");
-                server.waiting_submits.push((after.0, allocation));
+                server.journal.waiting_submits.push((after.0, allocation));
                 server.known.insert(allocation);
             }
             Action::CancelAllocations { allocations, .. } => {
                 self.report.count("action", "CancelAllocations");
                 let is_new = !server.was_answered && life > 1 && !server.core.is_going_down();
                 let wanted = |id: &AllocationId| {
-                    !self.disk.given_up.contains(id) && !server.known.contains(id) && self.batch.runs(*id)
+                    !self.disk.has_given_up(*id) && !server.known.contains(id) && self.batch.runs(*id)
                 };
                 if is_new && allocations.iter().any(wanted) {
                     let why = "a new scheduler gives up running allocations before it has asked about them";
                     return self.violate(why);
                 }
-                server.waiting_submits.retain(|(_, waiting)| !allocations.contains(waiting));
+                server.journal.waiting_submits.retain(|(_, waiting)| !allocations.contains(waiting));
                 let delay = self.random.span(50, 3_000);
-                self.after(delay, Happening::Cancels { allocations });
+                self.after(delay, Happening::Cancels { life, allocations });
             }
             Action::Poll => {
                 self.report.count("action", "Poll");
@@ -341,54 +353,13 @@ impl World {
             }
         }
     }
+}
 
-    fn persist(&mut self, seq: u64, bytes: Vec<u8>) {
-        let Some(server) = &mut self.server else { return };
-        server.unsynced.push_back(bytes);
-        if server.durable + server.unsynced.len() as u64 != seq {
-            return self.violate(format!("record {seq} comes out of order"));
-        }
-        self.sync();
-    }
-
-    /// One sync at a time; it takes all that was appended before it began.
-    fn sync(&mut self) {
-        let slow = self.strikes(self.faults.slow_journal);
-        let Some(server) = self.server.as_mut().filter(|s| !s.syncing && !s.unsynced.is_empty()) else {
-            return;
-        };
-        server.syncing = true;
-        let (life, count) = (server.life, server.unsynced.len());
-        if slow {
-            self.count_fault(Fault::JournalSlow);
-        }
-        let delay = if slow { self.random.span(500, 20_000) } else { self.random.span(1, 30) };
-        self.after(delay, Happening::Synced { life, count });
-    }
-
-    pub fn synced(&mut self, life: u32, count: usize) {
-        let Some(server) = self.server.as_mut().filter(|server| server.life == life) else { return };
-        server.syncing = false;
-        for bytes in server.unsynced.drain(..count) {
-            self.disk.append(bytes);
-        }
-        server.durable += count as u64;
-        let snapshot = compaction::newest(&mut server.snapshots, server.durable);
-        self.disk.snapshot = snapshot.or(self.disk.snapshot.take());
-        let durable = JournalSeq(server.durable);
-        self.server_takes(None, Event::Durable(durable));
-        self.sync();
-    }
-
-    fn submit_durable(&mut self) {
-        let Some(server) = &mut self.server else { return };
-        let (life, durable) = (server.life, self.disk.len());
-        let (ready, waiting) = server.waiting_submits.drain(..).partition(|(after, _)| *after <= durable);
-        server.waiting_submits = waiting;
-        let ready: Vec<(u64, AllocationId)> = ready;
-        for (_, allocation) in ready {
-            let delay = self.random.span(50, 5_000);
-            self.after(delay, Happening::Submits { life, allocation });
-        }
-    }
+/// Workers that may run what is in doubt.
+fn former_workers(records: &[Record]) -> BTreeSet<WorkerId> {
+    let assigned = |record: &Record| match record {
+        Record::Assigned { worker, .. } => Some(worker.clone()),
+        _ => None,
+    };
+    records.iter().filter_map(assigned).collect()
 }

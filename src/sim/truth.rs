@@ -22,18 +22,23 @@ pub struct Run {
     pub ended: Option<(u64, End)>,
 }
 
-/// What the scheduler was told of a task.
+/// What a scheduler was told of a task.
 pub struct Known {
     /// Kernels that take its value.
     pub consumers: Vec<TaskId>,
 }
 
+/// The graphs as one scheduler knows them, some parts maybe not durable yet.
 #[derive(Default)]
-pub struct Truth {
-    pub known: HashMap<TaskId, Known>,
+pub struct Lineage {
+    known: HashMap<TaskId, Known>,
     graph_len: HashMap<GraphId, u32>,
     graph_ops: HashMap<GraphId, Vec<bool>>,
     graph_externals: HashMap<GraphId, Vec<TaskId>>,
+}
+
+#[derive(Default)]
+pub struct Truth {
     /// Runs of commands by key.
     pub runs: BTreeMap<u64, Vec<Run>>,
     /// How executions ended on their workers, kernels too.
@@ -48,7 +53,7 @@ pub struct Truth {
     pub losses: u64,
 }
 
-impl Truth {
+impl Lineage {
     /// The scheduler takes a part in: its tasks get their numbers.
     pub fn learn(&mut self, record: &Record) {
         let Record::Part { graph, columns, .. } = record else { return };
@@ -81,15 +86,19 @@ impl Truth {
         }
     }
 
-    /// A scheduler starts from these records: what was never durable is forgotten.
-    pub fn relearn(&mut self, records: &[Record]) {
-        self.known.clear();
-        self.graph_len.clear();
-        self.graph_ops.clear();
-        self.graph_externals.clear();
-        records.iter().for_each(|record| self.learn(record));
+    /// What these records tell: what was never durable is forgotten.
+    pub fn of(records: &[Record]) -> Lineage {
+        let mut lineage = Lineage::default();
+        records.iter().for_each(|record| lineage.learn(record));
+        lineage
     }
 
+    pub fn get(&self, task: &TaskId) -> Option<&Known> {
+        self.known.get(task)
+    }
+}
+
+impl Truth {
     /// A command starts.
     ///
     /// # Errors

@@ -1,9 +1,12 @@
 //! The event loop: one queue of things to come, one clock, one source of randomness.
 
 use super::batch::Batch;
+use super::claim::Claimant;
 use super::client::Client;
+use super::compaction::Step;
 use super::disk::Disk;
 use super::faults::{Fault, Faults};
+use super::folder::Folder;
 use super::host::Host;
 use super::net::Link;
 use super::random::Random;
@@ -25,32 +28,141 @@ const MAX_EVENTS: u64 = 3_000_000;
 
 /// What is to come.
 pub(super) enum Happening {
-    ServerStarts,
-    ServerWakes { life: u32 },
-    ServerTicks { life: u32 },
-    Synced { life: u32, count: usize },
-    Polls { life: u32 },
-    Answered { life: u32, statuses: Option<Vec<(AllocationId, String, AllocationStatus)>> },
-    Submits { life: u32, allocation: AllocationId },
-    Cancels { allocations: Vec<AllocationId> },
-    Up { link: u64, frame: Vec<u8> },
-    Down { link: u64, frame: Vec<u8> },
-    ServerLosesLink { link: u64 },
-    PeerLosesLink { link: u64 },
-    HostConnects { host: usize },
-    HostWakes { host: usize },
-    HostTicks { host: usize },
-    RunEnds { host: usize, execution: Execution, killed: bool },
-    Fetched { host: usize, task: TaskId, from: Vec<Holder> },
-    Places { host: usize, execution: Execution, outputs: Vec<PendingOutput> },
-    GroupsKilled { host: usize },
-    DeathTold { id: WorkerId, tries: u32 },
-    JobStarts { job: usize },
-    JobKilled { job: usize },
-    ClientConnects { client: usize },
-    ClientSteps { client: usize },
+    /// Somebody looks whether a scheduler is needed.
+    Revives,
+    /// A scheduler that doesn't serve yet takes its next step.
+    Claims {
+        claimant: u32,
+    },
+    ServerWakes {
+        life: u32,
+    },
+    ServerTicks {
+        life: u32,
+    },
+    Written {
+        life: u32,
+    },
+    Compacts {
+        life: u32,
+        step: Step,
+    },
+    Synced {
+        life: u32,
+    },
+    Beats {
+        life: u32,
+    },
+    BeatLands {
+        life: u32,
+    },
+    BeatAnswered {
+        life: u32,
+        began: u64,
+    },
+    SchedulerContinues {
+        life: u32,
+    },
+    SchedulerEnds {
+        life: u32,
+    },
+    Polls {
+        life: u32,
+    },
+    Answered {
+        life: u32,
+        statuses: Option<Vec<(AllocationId, String, AllocationStatus)>>,
+    },
+    Submits {
+        life: u32,
+        allocation: AllocationId,
+    },
+    Cancels {
+        life: u32,
+        allocations: Vec<AllocationId>,
+    },
+    Up {
+        link: u64,
+        frame: Vec<u8>,
+    },
+    Down {
+        link: u64,
+        frame: Vec<u8>,
+    },
+    ServerLosesLink {
+        link: u64,
+    },
+    PeerLosesLink {
+        link: u64,
+    },
+    HostConnects {
+        host: usize,
+    },
+    /// It looks at the contact file.
+    HostLooks {
+        host: usize,
+    },
+    HostWakes {
+        host: usize,
+    },
+    HostTicks {
+        host: usize,
+    },
+    RunEnds {
+        host: usize,
+        execution: Execution,
+        killed: bool,
+    },
+    Fetched {
+        host: usize,
+        task: TaskId,
+        from: Vec<Holder>,
+    },
+    Places {
+        host: usize,
+        execution: Execution,
+        outputs: Vec<PendingOutput>,
+    },
+    GroupsKilled {
+        host: usize,
+    },
+    DeathTold {
+        id: WorkerId,
+        tries: u32,
+    },
+    JobStarts {
+        job: usize,
+    },
+    JobKilled {
+        job: usize,
+    },
+    ClientConnects {
+        client: usize,
+    },
+    ClientSteps {
+        client: usize,
+    },
     FaultStrikes,
     Heals,
+}
+
+impl Happening {
+    /// The scheduler of which a thread does this: none if others do, or the kernel.
+    fn thread_of(&self) -> Option<u32> {
+        match self {
+            Happening::ServerWakes { life }
+            | Happening::ServerTicks { life }
+            | Happening::Synced { life }
+            | Happening::Compacts { life, .. }
+            | Happening::Beats { life }
+            | Happening::BeatAnswered { life, .. }
+            | Happening::Polls { life }
+            | Happening::Answered { life, .. }
+            | Happening::Submits { life, .. }
+            | Happening::Cancels { life, .. } => Some(*life),
+            _ => None,
+        }
+    }
 }
 
 struct Coming {
@@ -90,9 +202,12 @@ pub(super) struct World {
     pub report: Report,
     pub links: BTreeMap<u64, Link>,
     pub disk: Disk,
-    pub server: Option<Server>,
-    /// Schedulers so far: the epoch of the last one.
-    pub lives: u32,
+    pub folder: Folder,
+    /// Scheduler processes that serve, or think that they do, by epoch.
+    pub servers: BTreeMap<u32, Server>,
+    /// Those that don't serve yet.
+    pub claimants: BTreeMap<u32, Claimant>,
+    pub next_claimant: u32,
     pub batch: Batch,
     pub hosts: Vec<Host>,
     pub clients: Vec<Client>,
@@ -127,8 +242,10 @@ impl World {
             report: Report::default(),
             links: BTreeMap::new(),
             disk: Disk::default(),
-            server: None,
-            lives: 0,
+            folder: Folder::default(),
+            servers: BTreeMap::new(),
+            claimants: BTreeMap::new(),
+            next_claimant: 0,
             batch: Batch::default(),
             hosts: Vec::new(),
             clients: Vec::new(),
@@ -138,7 +255,7 @@ impl World {
             trace: VecDeque::new(),
         };
         world.create_clients();
-        world.after(0, Happening::ServerStarts);
+        world.after(0, Happening::Revives);
         world.after(world.faults.interval, Happening::FaultStrikes);
         world.after(world.faults.until, Happening::Heals);
         world
@@ -178,20 +295,34 @@ impl World {
     }
 
     fn happen(&mut self, what: Happening) {
+        if let Some(server) = what.thread_of().and_then(|life| self.servers.get_mut(&life))
+            && server.is_paused
+        {
+            return server.asleep.push(what);
+        }
         match what {
-            Happening::ServerStarts => self.server_starts(),
+            Happening::Revives => self.revives(),
+            Happening::Claims { claimant } => self.claims(claimant),
             Happening::ServerWakes { life } => self.server_wakes(life, false),
             Happening::ServerTicks { life } => self.server_wakes(life, true),
-            Happening::Synced { life, count } => self.synced(life, count),
+            Happening::Written { life } => self.written(life),
+            Happening::Compacts { life, step } => self.compacts(life, step),
+            Happening::Synced { life } => self.synced(life),
+            Happening::Beats { life } => self.beats(life),
+            Happening::BeatLands { life } => self.beat_lands(life),
+            Happening::BeatAnswered { life, began } => self.beat_answered(life, began),
+            Happening::SchedulerContinues { life } => self.scheduler_continues(life),
+            Happening::SchedulerEnds { life } => self.scheduler_ends(life),
             Happening::Polls { life } => self.polls(life),
             Happening::Answered { life, statuses } => self.poll_answered(life, statuses),
             Happening::Submits { life, allocation } => self.submits(life, allocation),
-            Happening::Cancels { allocations } => self.cancels(&allocations),
+            Happening::Cancels { life, allocations } => self.cancels(life, &allocations),
             Happening::Up { link, frame } => self.arrives_up(link, &frame),
             Happening::Down { link, frame } => self.arrives_down(link, &frame),
             Happening::ServerLosesLink { link } => self.server_loses_link(link),
             Happening::PeerLosesLink { link } => self.peer_loses_link(link),
             Happening::HostConnects { host } => self.host_connects(host),
+            Happening::HostLooks { host } => self.host_looks(host),
             Happening::HostWakes { host } => self.host_wakes(host, false),
             Happening::HostTicks { host } => self.host_wakes(host, true),
             Happening::RunEnds { host, execution, killed } => self.run_ends(host, execution, killed),

@@ -1,18 +1,21 @@
 //! What checks stand on: the configuration, and this host as the program found it. Tests put other things there.
 
 use super::finding::Finding;
+use super::job::{self, Sent};
 use crate::batch::{BatchError, BatchSystem, QueueInfo};
 use crate::cli::Context;
+use crate::cli::connect::block_on;
 use crate::cli::exit::CliError;
 use crate::cli::live::{Live, system_of};
 use crate::cli::passthrough;
+use crate::cluster::logout::{self, Logout};
 use crate::config::{self, Config, Settings, Sources};
 use crate::net::{Interface, listen};
 use crate::scheduler::spec::own_program;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statfs;
 use nix::sys::statvfs::statvfs;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
@@ -49,6 +52,11 @@ pub struct Ground {
     /// Soft and hard limit of open files.
     pub open_files: fn() -> io::Result<(u64, u64)>,
     pub now: fn() -> SystemTime,
+    /// What this host does when that user logs out.
+    pub logout: fn(&str) -> Logout,
+    /// What jobs of these profiles saw.
+    pub send_jobs: fn(&Ground) -> Vec<Sent>,
+    jobs: OnceCell<Vec<Sent>>,
     answers: RefCell<BTreeMap<String, Answer>>,
 }
 
@@ -125,6 +133,9 @@ impl Ground {
             file_system,
             open_files: || Ok(getrlimit(Resource::RLIMIT_NOFILE)?),
             now: SystemTime::now,
+            logout: |user| block_on(async { Ok(logout::ask(user).await) }).unwrap_or_default(),
+            send_jobs: job::send_all,
+            jobs: OnceCell::new(),
             answers: RefCell::default(),
         }
     }
@@ -187,6 +198,11 @@ impl Ground {
         });
         self.answers.borrow_mut().insert(key, answer.clone());
         answer
+    }
+
+    /// What jobs saw, which are sent once.
+    pub fn jobs(&self) -> &[Sent] {
+        self.jobs.get_or_init(|| (self.send_jobs)(self))
     }
 
     fn live(&self, settings: &Settings) -> Result<Live, BatchError> {

@@ -5,6 +5,7 @@ use super::ground::{Ground, nearest_existing};
 use super::state::probe;
 use crate::cli::exit::Exit;
 use crate::config::display_duration;
+use nix::unistd::{User, getuid};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A scheduler refuses peers beyond this part of the hard limit.
@@ -55,6 +56,12 @@ pub fn clock(ground: &Ground) -> Finding {
     let skew = apart(now, probe.written).saturating_sub(probe.took);
     let found =
         format!("{} off the clock of whoever keeps {}", display_duration(whole(skew)), place.display());
+    let agree = format!("within {} of whoever keeps {}", display_duration(SKEW), place.display());
+    skewed(skew, found, agree)
+}
+
+/// Two clocks that are so far apart.
+pub fn skewed(skew: Duration, found: String, agree: String) -> Finding {
     match skew {
         _ if skew > WORST_SKEW => Finding::failed(
             Exit::Config,
@@ -62,7 +69,26 @@ pub fn clock(ground: &Ground) -> Finding {
             "set both clocks (NTP): hosts will refuse each other's certificates",
         ),
         _ if skew > SKEW => Finding::warning(found, "set both clocks (NTP): times in logs will not agree"),
-        _ => Finding::ok(format!("within {} of whoever keeps {}", display_duration(SKEW), place.display())),
+        _ => Finding::ok(agree),
+    }
+}
+
+/// What a logout does to a scheduler that is started here.
+pub fn logout(ground: &Ground) -> Finding {
+    let Ok(Some(user)) = User::from_uid(getuid()).map(|user| user.map(|user| user.name)) else {
+        return Finding::warning("this user has no name here, so nothing is known of its logout", "");
+    };
+    let logout = (ground.logout)(&user);
+    let words = format!("a scheduler that is started here: {}", logout.words(&user));
+    match (logout.kills, logout.lingers) {
+        // What users start may stay with their service manager.
+        (Some(true), Some(true)) => {
+            Finding::ok(format!("user {user} lingers: what systemd runs for it stays"))
+        }
+        (Some(true), _) => {
+            Finding::warning(words, format!("`loginctl enable-linger {user}`, or run the scheduler in a job"))
+        }
+        _ => Finding::ok(words),
     }
 }
 
@@ -70,6 +96,6 @@ fn apart(one: SystemTime, other: SystemTime) -> Duration {
     one.duration_since(other).unwrap_or_else(|error| error.duration())
 }
 
-fn whole(duration: Duration) -> Duration {
+pub fn whole(duration: Duration) -> Duration {
     Duration::from_secs(duration.as_secs())
 }

@@ -7,6 +7,7 @@ mod configuration;
 mod finding;
 mod ground;
 mod host;
+pub mod job;
 mod network;
 mod program;
 mod repair;
@@ -30,7 +31,8 @@ pub struct Args {
     /// beside it
     #[arg(long, conflicts_with_all = ["queue", "site"])]
     repair: bool,
-    /// Look as whoever sets jobq up for a site: every profile, and the site's own files
+    /// Look as whoever sets jobq up for a site: every profile, the site's own files, and from a job of each batch
+    /// system back at this host
     #[arg(long)]
     site: bool,
 }
@@ -50,11 +52,16 @@ const CHECKS: &[Check] = &[
     Check { name: "connections", run: network::connections },
     Check { name: "open files", run: host::open_files },
     Check { name: "clock", run: host::clock },
+    Check { name: "logout", run: host::logout },
+    Check { name: "jobs", run: job::answer },
+    Check { name: "state in jobs", run: job::state },
+    Check { name: "route from jobs", run: job::route },
+    Check { name: "clock in jobs", run: job::clock },
     Check { name: "cluster", run: cluster::scheduler },
 ];
 
 /// Checks that only `--site` makes.
-const SITE_ONLY: &[&str] = &["site files"];
+const SITE_ONLY: &[&str] = &["site files", "jobs", "state in jobs", "route from jobs", "clock in jobs"];
 
 #[derive(Serialize)]
 struct Report {

@@ -90,12 +90,7 @@ pub fn connections(ground: &Ground) -> Finding {
 /// Every address with what happened there.
 async fn try_all(settings: &Settings) -> Result<Vec<(String, Result<(), String>)>, CliError> {
     let (server, client) = throw_away_identity()?;
-    let interface = chosen(settings).map(|(_, interface)| interface).next();
-    let ports = settings.scheduler.port_range;
-    let ports = (!ports.is_any()).then_some(ports.first..=ports.last);
-    let listener = Listener::bind(interface, ports).map_err(|error| {
-        CliError::config(error.to_string()).hint("look at `scheduler.interface` and `scheduler.port_range`")
-    })?;
+    let listener = listener(settings)?;
     let addresses = listener.addresses();
     let accepting = tokio::spawn(async move {
         loop {
@@ -115,6 +110,19 @@ async fn try_all(settings: &Settings) -> Result<Vec<(String, Result<(), String>)
     }
     accepting.abort();
     Ok(tried)
+}
+
+/// Listens where a scheduler would.
+///
+/// # Errors
+/// The interface or ports that the configuration names can't be had.
+pub fn listener(settings: &Settings) -> Result<Listener, CliError> {
+    let interface = chosen(settings).map(|(_, interface)| interface).next();
+    let ports = settings.scheduler.port_range;
+    let ports = (!ports.is_any()).then_some(ports.first..=ports.last);
+    Listener::bind(interface, ports).map_err(|error| {
+        CliError::config(error.to_string()).hint("look at `scheduler.interface` and `scheduler.port_range`")
+    })
 }
 
 /// A scheduler's and a worker's side of a cluster that nobody else knows.

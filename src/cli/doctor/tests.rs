@@ -4,6 +4,7 @@ use super::finding::{Finding, Verdict};
 use super::ground::{FileSystem, Ground, Room};
 use super::{CHECKS, batch, cluster, configuration, exit, host, line, network, program, report, state};
 use crate::cli::exit::Exit;
+use crate::cluster::logout::Logout;
 use crate::config::Sources;
 use crate::net::Interface;
 use crate::state::{ClusterFile, ClusterId, Contact, Role, StateDir};
@@ -564,4 +565,17 @@ fn a_finding_is_a_line_and_its_advice_another() {
     assert_eq!(text, "warning  clock            two; lines?[2J\n                          -> do this");
     let names: std::collections::BTreeSet<&str> = CHECKS.iter().map(|check| check.name).collect();
     assert_eq!(names.len(), CHECKS.len());
+}
+
+#[test]
+fn what_a_logout_does_is_told_and_warned_of_where_it_kills() {
+    let mut ground = Machine::new().ground(None);
+    ground.logout = |_| Logout { kills: Some(false), lingers: Some(false) };
+    assert_ok(&host::logout(&ground), &["stays when you log out"]);
+    ground.logout = |_| Logout { kills: Some(true), lingers: Some(false) };
+    assert_warns(&host::logout(&ground), &["KillUserProcesses=yes", "enable-linger", "in a job"]);
+    ground.logout = |_| Logout { kills: Some(true), lingers: Some(true) };
+    assert_ok(&host::logout(&ground), &["lingers"]);
+    ground.logout = |_| Logout::default();
+    assert_ok(&host::logout(&ground), &["for this host to say"]);
 }

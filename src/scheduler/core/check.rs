@@ -66,6 +66,9 @@ impl Core {
             };
             dependencies.len() - dependencies.iter().filter(there).count()
         };
+        let is_accepted = matches!(state, TaskState::Accepted { .. });
+        let has_outputs = self.graphs[&task.graph].accepted.contains_key(&task.index);
+        assert_eq!(has_outputs, is_accepted, "{task}: outputs of an acceptance");
         match state {
             TaskState::Waiting { missing: counted } => {
                 let states: Vec<_> = dependencies.iter().map(|d| (*d, self.state(*d))).collect();
@@ -73,10 +76,6 @@ impl Core {
             }
             TaskState::Ready => assert_eq!(missing(), 0, "{task} is ready"),
             TaskState::Accepted { worker } => {
-                assert!(
-                    self.graphs[&task.graph].accepted.contains_key(&task.index),
-                    "{task}: outputs of an acceptance"
-                );
                 let is_in_hands = match worker {
                     Some(worker) => self.workers.get(worker).is_some_and(|w| w.peer().is_some()),
                     None => self.unplaced_outputs.contains(&task),

@@ -223,6 +223,9 @@ impl Core {
     /// A worker holds a value that it didn't report as the result of an assigned execution.
     pub(super) fn on_replica(&mut self, worker: WorkerIndex, holding: Holding) {
         let task = holding.task;
+        if self.outbox.has_struck(worker, task) {
+            return;
+        }
         match self.state(task) {
             Some(TaskState::Held { worker: first }) if first == worker => {}
             Some(TaskState::Held { .. }) => {
@@ -266,7 +269,7 @@ impl Core {
         let dependencies = self.dependencies(task);
         for input in missing.iter().filter(|input| ours && dependencies.contains(&input.task)) {
             for holder in &input.denied {
-                self.outbox.free(*holder, input.task);
+                self.outbox.strike(*holder, input.task);
                 self.strike_off(input.task, *holder);
             }
             for holder in &input.unreachable {
@@ -301,7 +304,7 @@ impl Core {
             if !which(&self.workers, holder) {
                 continue;
             }
-            self.outbox.free(holder, input);
+            self.outbox.strike(holder, input);
             self.strike_off(input, holder);
         }
     }

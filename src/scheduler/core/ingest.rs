@@ -51,10 +51,6 @@ pub(super) fn refuse(kind: RefusalKind, reason: impl Into<String>) -> Reply {
 impl Core {
     /// A part of a graph from a client: repeated ones get their first answer, others are checked, journalled, taken.
     pub(super) fn on_submit(&mut self, part: Part, out: &mut Vec<Action>) -> Reply {
-        if let Some(Answered::Graph { graph, .. }) = self.requests.get(&part.request) {
-            // Its client is back.
-            self.broken_streams.remove(graph);
-        }
         if let Some(answer) = self.repeated_submit(&part) {
             return answer;
         }

@@ -5,7 +5,7 @@ use crate::graph::{GraphId, Op, TaskId};
 use crate::protocol::{Assignment, Execution, PendingOutput, ToWorker, WorkerIndex};
 use crate::scheduler::event::{Action, JournalSeq, PeerId};
 use crate::scheduler::record::Record;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Assignments of one message: with arguments and inline inputs they must fit a frame.
 const MAX_ASSIGNMENTS: usize = 256;
@@ -31,6 +31,8 @@ struct Letter {
     free: Vec<TaskId>,
     /// To be fetched from these.
     replicate: Vec<(TaskId, Vec<WorkerIndex>)>,
+    /// Of those, what counts as lost: a listing that is older than this message doesn't bring it back.
+    struck: BTreeSet<TaskId>,
     /// Of forgotten graphs: they go once it is durable that nobody will name them.
     free_forgotten: Vec<TaskId>,
 }
@@ -75,6 +77,17 @@ impl Outbox {
 
     pub fn replicate(&mut self, worker: WorkerIndex, task: TaskId, holders: Vec<WorkerIndex>) {
         self.letter(worker).replicate.push((task, holders));
+    }
+
+    /// Freed although it is needed, because nobody could get it from this worker.
+    pub fn strike(&mut self, worker: WorkerIndex, task: TaskId) {
+        let letter = self.letter(worker);
+        letter.free.push(task);
+        letter.struck.insert(task);
+    }
+
+    pub fn has_struck(&self, worker: WorkerIndex, task: TaskId) -> bool {
+        self.letters.get(&worker).is_some_and(|letter| letter.struck.contains(&task))
     }
 
     pub fn free_forgotten(&mut self, worker: WorkerIndex, task: TaskId) {

@@ -147,11 +147,7 @@ impl Core {
             Record::Registered { worker, allocation } => drop(self.former_worker(worker, allocation)),
             Record::Departed { worker } => self.replay_departed(&worker),
             Record::Assigned { worker, executions } => self.replay_assigned(worker, &executions),
-            Record::Fates(fates) => {
-                for (execution, fate) in fates {
-                    self.replay_fate(execution, fate);
-                }
-            }
+            Record::Fates(fates) => self.replay_fates(fates),
             Record::Cancelled { request, tasks } => {
                 tasks.iter().for_each(|task| self.lose_again(*task));
                 self.take_cancel(request, &tasks);
@@ -188,15 +184,27 @@ impl Core {
         });
     }
 
+    /// A failure is told with all that ended by it and had succeeded once: that was unfinished again when it came.
+    fn replay_fates(&mut self, fates: Vec<(Execution, Fate)>) {
+        let is_end = |fate: &Fate| matches!(fate, Fate::Erred { .. } | Fate::Cancelled);
+        let ends: Vec<Option<TaskId>> =
+            fates.iter().map(|(e, fate)| is_end(fate).then_some(e.task)).collect();
+        for (i, (execution, fate)) in fates.into_iter().enumerate() {
+            if i == 0 || ends[i - 1].is_none() {
+                ends[i..].iter().map_while(|end| *end).for_each(|task| self.lose_again(task));
+            }
+            self.replay_fate(execution, fate);
+        }
+    }
+
     fn replay_fate(&mut self, execution: Execution, fate: Fate) {
         let task = execution.task;
-        if matches!(fate, Fate::Erred { .. } | Fate::Cancelled) {
-            self.lose_again(task);
-        }
         if self.state(task).is_none_or(|state| state.is_settled()) {
             return;
         }
         self.set_execution(execution);
+        // Whatever comes after an acceptance ends it.
+        self.forget_accepted(task);
         let micros = |nanos: u64| u32::try_from(nanos / 1000).unwrap_or(u32::MAX).max(1);
         match fate {
             // Who holds it is not journalled: registrations tell.
@@ -217,14 +225,8 @@ impl Core {
                 }
                 self.set_state(task, TaskState::Accepted { worker: None });
             }
-            Fate::Placed => {
-                self.forget_accepted(task);
-                self.finish(task, TaskState::Stored);
-            }
-            Fate::Revoked => {
-                self.forget_accepted(task);
-                self.run_again(task);
-            }
+            Fate::Placed => self.finish(task, TaskState::Stored),
+            Fate::Revoked => self.run_again(task),
             Fate::Erred { error, result } => {
                 self.keep_result(task, result);
                 self.fail(task, error);

@@ -313,8 +313,12 @@ impl Core {
         // What was on its way over the old link counts as never sent; the tables are sent anew.
         self.finished.clear();
         self.replicas.clear();
-        self.lost.clear();
         self.peers.clear();
+        // Completions are repeated, also those of values that are gone since.
+        let is_gone = |c: &&Completion| {
+            matches!(c.outcome, Outcome::Held { .. }) && !self.held.contains_key(&c.execution.task)
+        };
+        self.lost = self.unacknowledged.values().filter(is_gone).map(|c| c.execution.task).collect();
         let mut registration = self.config.registration.clone();
         registration.holds =
             self.held.iter().map(|(task, held)| Holding { task: *task, nbytes: held.nbytes }).collect();

@@ -207,6 +207,21 @@ impl Story {
 }
 
 #[test]
+fn a_value_lost_before_its_completion_was_acknowledged_is_told_to_the_next_scheduler() {
+    let mut s = Story::new();
+    s.run(execution(0, 1));
+    s.tell(ended(execution(0, 1)));
+    s.tell(Event::ValueLost { task: task(0) });
+    s.tell(Event::Disconnected);
+    s.out.clear();
+    s.tell(Event::Connected);
+    comes!(s, Action::Send(FromWorker::Register(r)) if r.completions.len() == 1 && r.holds.is_empty());
+    s.hear(ToWorker::Welcome { epoch: Epoch(2), index: WorkerIndex(0), heartbeat_ms: 10_000 });
+    comes!(s, Action::Send(FromWorker::ValuesLost(lost)) if lost == [task(0)]);
+    s.quiet();
+}
+
+#[test]
 fn a_late_answer_proves_nothing_beyond_the_heartbeat_that_it_answers() {
     let mut s = Story::new();
     s.run_command(execution(0, 1), false);

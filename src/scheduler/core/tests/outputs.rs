@@ -90,3 +90,16 @@ fn what_a_failed_graph_was_writing_is_removed_by_the_first_worker_there_is() {
     comes!(s, Action::ToWorker { peer: PeerId(2), message: ToWorker::Discard { .. }, .. });
     s.quiet();
 }
+
+#[test]
+fn outputs_that_could_not_be_placed_hold_nobody_up_after_a_restart() {
+    let mut s = accepted();
+    s.sync();
+    let outcome = PlaceOutcome::Failed("permission denied".into());
+    s.worker_says(1, FromWorker::Placed { execution: execution(task(1, 0), 1, 1), outcome });
+    assert_eq!(s.state(task(1, 0)), "erred");
+    s.restart();
+    s.ask(Request::Down { drain_ms: 3_600_000 });
+    s.tell(Event::Tick);
+    assert!(s.out.iter().any(|action| matches!(action, Action::Exit { .. })), "{:?}", s.out);
+}

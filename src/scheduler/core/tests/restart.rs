@@ -33,6 +33,23 @@ fn a_running_command_stays_with_its_worker() {
 }
 
 #[test]
+fn a_value_that_is_freed_because_its_holder_denied_it_is_not_taken_for_held_by_the_same_registration() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(kernel(), &[]), (kernel(), &[0])], &[0, 1]));
+    s.sync();
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    let missing = MissingInput { denied: vec![WorkerIndex(0)], ..MissingInput::new(task(1, 0)) };
+    let outcome = Outcome::InputsMissing(vec![missing]);
+    let completions = vec![Completion { execution: execution(task(1, 1), 1, 1), nanos: 1, outcome }];
+    let holds = vec![Holding { task: task(1, 0), nbytes: 8 }];
+    s.register(2, Registration { holds, completions, ..registration("w") });
+    let freed = |action: &Action| matches!(action, Action::ToWorker { message: ToWorker::Free(_), .. });
+    assert!(s.out.iter().any(freed));
+    assert_ne!(s.state(task(1, 0)), "held");
+}
+
+#[test]
 fn a_settled_graph_under_a_later_one_is_not_run_again() {
     let mut s = Story::new();
     s.register(1, registration("w"));
@@ -75,6 +92,65 @@ fn a_task_cancelled_with_its_graph_while_its_value_was_made_again_stays_cancelle
     assert_eq!(s.state(task(1, 0)), "cancelled");
     s.restart();
     assert_eq!((s.state(task(1, 0)), s.state(task(1, 1))), ("cancelled", "erred"));
+}
+
+#[test]
+fn what_had_succeeded_and_failed_with_an_input_that_was_lost_stays_failed() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(kernel(), &[]), (kernel(), &[0])], &[0, 1]));
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    s.finish(1, held(execution(task(1, 1), 1, 1)));
+    s.worker_says(1, FromWorker::ValuesLost(vec![task(1, 0), task(1, 1)]));
+    s.finish(1, erred(execution(task(1, 0), 1, 2)));
+    for _ in 0..2 {
+        assert_eq!((s.state(task(1, 0)), s.state(task(1, 1))), ("erred", "erred"));
+        s.restart();
+    }
+}
+
+#[test]
+fn what_had_succeeded_and_can_not_be_made_again_stays_failed() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.ask(Request::Submit {
+        request: RequestId(9),
+        part: 0,
+        last: true,
+        columns: Box::new(graph(&[(kernel(), &[]), (kernel(), &[0]), (command(0, 0), &[])], &[0, 1])),
+        options: GraphOptions { max_failures: Some(0), ..GraphOptions::default() },
+    });
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    s.finish(1, held(execution(task(1, 1), 1, 1)));
+    s.worker_says(1, FromWorker::ValuesLost(vec![task(1, 0)]));
+    s.finish(1, erred(execution(task(1, 2), 1, 1)));
+    s.worker_says(1, FromWorker::ValuesLost(vec![task(1, 1)]));
+    for _ in 0..2 {
+        assert_eq!((s.state(task(1, 0)), s.state(task(1, 1))), ("cancelled", "erred"));
+        s.restart();
+    }
+}
+
+#[test]
+fn what_failed_with_a_lost_value_that_too_many_failures_cancelled_stays_failed() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    let tasks = [(kernel(), &[][..]), (command(0, 0), &[]), (command(0, 0), &[]), (kernel(), &[0, 2])];
+    s.ask(Request::Submit {
+        request: RequestId(9),
+        part: 0,
+        last: true,
+        columns: Box::new(graph(&tasks, &[0])),
+        options: GraphOptions { max_failures: Some(0), ..GraphOptions::default() },
+    });
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    s.worker_says(1, FromWorker::ValuesLost(vec![task(1, 0)]));
+    s.finish(1, erred(execution(task(1, 1), 1, 1)));
+    for _ in 0..2 {
+        let states = [0, 1, 2, 3].map(|index| s.state(task(1, index)));
+        assert_eq!(states, ["cancelled", "erred", "cancelled", "erred"]);
+        s.restart();
+    }
 }
 
 #[test]
