@@ -49,6 +49,8 @@ pub struct AllocationSpec {
     pub memory: u64,
     /// Rounded up to whole minutes where the batch system counts in minutes; zero: the queue's default.
     pub walltime: Duration,
+    /// It must not start before this job has: one that was cancelled or has ended counts as started.
+    pub after: Option<JobId>,
     /// The program (an absolute path) and arguments that the script `exec`s.
     pub command: Vec<String>,
     /// Absolute path of an existing directory in which the command runs.

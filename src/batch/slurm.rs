@@ -237,6 +237,9 @@ fn directives(spec: &AllocationSpec) -> Result<Vec<String>, BatchError> {
     if !spec.walltime.is_zero() {
         lines.push(format!("--time={}", clock(script::walltime_minutes(spec))));
     }
+    if let Some(job) = &spec.after {
+        lines.push(format!("--dependency=after:{}", script::job_word(job)?));
+    }
     lines.push(format!("--chdir={}", directive_word(absolute("work_dir", &spec.work_dir)?)));
     lines.push(format!("--output={}", directive_word(&log.replace('%', "%%"))));
     for line in ["--open-mode=append", "--no-requeue", "--export=NONE"] {

@@ -76,6 +76,7 @@ impl ClusterSpec {
             cores: profile.cores,
             memory: profile.memory,
             walltime: profile.walltime,
+            after: None,
             command: self.worker_command(state, name, id),
             work_dir: self.work_dir.clone(),
             log: self.job_log(state, name),
