@@ -36,10 +36,14 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 use workers::Workers;
 
+pub use replay::Replay;
+
 /// What the core is told once.
 #[derive(Clone, Debug)]
 pub struct CoreConfig {
     pub epoch: Epoch,
+    /// Workers wanted, until somebody says otherwise.
+    pub workers: u32,
     /// Number of the first record that this core writes.
     pub first_record: JournalSeq,
     /// Number of the first allocation that it asks for: older epochs used the smaller ones.
@@ -70,6 +74,7 @@ impl Default for CoreConfig {
     fn default() -> Self {
         CoreConfig {
             epoch: Epoch(1),
+            workers: 0,
             first_record: JournalSeq(1),
             first_allocation: 1,
             unix_nanos_at_zero: 0,
@@ -168,7 +173,7 @@ impl Core {
             class_index: HashMap::new(),
             workers: Workers::default(),
             clients: Clients::default(),
-            allocations: Allocations::starting_at(config.first_allocation),
+            allocations: Allocations::new(config.first_allocation, config.workers),
             unplaced_outputs: Vec::new(),
             releasable: VecDeque::new(),
             release_after: FastMap::default(),

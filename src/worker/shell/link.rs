@@ -1,16 +1,15 @@
 //! The link to the scheduler: found by the contact file, and looked for anew whenever it breaks.
 
 use super::Incoming;
-use crate::net::{Frame, LinkError, Transport, values};
+use crate::net::{Backoff, Frame, LinkError, Transport, values};
 use crate::protocol::{self, PeerKind, ToWorker};
 use crate::state::{Contact, Role, StateDir};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-/// First wait before the next try; doubles up to [`LAST_WAIT`], each with some jitter, so that a thousand workers
-/// don't ask a file server at once.
-const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// Between two looks at the contact file: a thousand workers must not overwhelm a file server.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LAST_WAIT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often the end of the last frames is looked for.
@@ -19,26 +18,30 @@ const WRITTEN_LOOK: Duration = Duration::from_millis(5);
 /// Keeps a link for as long as the main loop listens.
 pub(super) async fn keep(state: StateDir, transport: Transport, events: mpsc::UnboundedSender<Incoming>) {
     let mut generation = 0;
-    let mut wait = FIRST_WAIT;
+    let mut backoff = Backoff::new(FIRST_WAIT, LAST_WAIT);
     let mut last_trouble = String::new();
     while !events.is_closed() {
         generation += 1;
+        let began = Instant::now();
         match once(&state, &transport, &events, generation).await {
             Ok(reason) => {
                 info!("the link to the scheduler is gone: {reason}");
                 let _ = events.send(Incoming::Unlinked { generation });
-                wait = FIRST_WAIT;
                 last_trouble.clear();
+                // The first look is at once: a successor may have taken over. Unless we are turned away again and again.
+                if began.elapsed() > FIRST_WAIT {
+                    backoff.reset();
+                    continue;
+                }
             }
             Err(trouble) => {
                 if trouble != last_trouble {
                     warn!("no scheduler: {trouble}");
                     last_trouble = trouble;
                 }
-                wait = (wait * 2).min(LAST_WAIT);
             }
         }
-        tokio::time::sleep(wait.mul_f64(jitter())).await;
+        tokio::time::sleep(backoff.wait()).await;
     }
 }
 
@@ -94,11 +97,4 @@ pub(super) async fn written(frames: mpsc::UnboundedSender<Frame>) {
     }
     // The writer closes the stream after its last frame.
     tokio::time::sleep(WRITTEN_LOOK * 10).await;
-}
-
-/// From 0.5 to 1.5.
-fn jitter() -> f64 {
-    let mut byte = [0u8];
-    let random = getrandom::fill(&mut byte).map_or(128, |()| byte[0]);
-    0.5 + f64::from(random) / 255.0
 }
