@@ -25,6 +25,9 @@ pub struct CommonFlags {
     /// More notes on stderr
     #[arg(short, long, global = true)]
     verbose: bool,
+    /// Don't start a scheduler again that has died
+    #[arg(long, global = true)]
+    no_revive: bool,
     /// When to use colours
     #[arg(long, value_name = "WHEN", global = true, default_value = "auto")]
     color: Color,
@@ -36,6 +39,8 @@ pub struct Context {
     pub program: &'static str,
     /// The cluster's checked name.
     pub cluster: String,
+    /// Whether a scheduler that has died is started again.
+    pub revives: bool,
     pub out: Output,
 }
 
@@ -44,6 +49,7 @@ impl Context {
         Context {
             program,
             cluster: flags.cluster,
+            revives: !flags.no_revive,
             out: Output::new(flags.json, flags.quiet, flags.verbose, flags.color),
         }
     }

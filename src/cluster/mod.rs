@@ -4,4 +4,5 @@ pub mod down;
 pub mod launch;
 pub mod liveness;
 pub mod logout;
+pub mod revive;
 pub mod up;
