@@ -96,6 +96,18 @@ impl BatchSystem for Slurm {
         })
     }
 
+    fn trial(&self, script: &Path) -> Option<Invocation> {
+        Some(invocation(
+            "sbatch",
+            vec!["--test-only".to_owned(), script.display().to_string()],
+            SUBMIT_TIMEOUT,
+        ))
+    }
+
+    fn parse_trial(&self, output: &Output) -> Result<(), BatchError> {
+        if output.code == Some(0) { Ok(()) } else { Err(failure(output, true)) }
+    }
+
     fn status(&self, query: &StatusQuery<'_>) -> Invocation {
         // By user and not by id: one unknown id among one fails, among many is silence.
         self.find(query.user)

@@ -8,10 +8,11 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tracing::error;
 
-/// Beats the lease from a thread of its own, and looks whether the fence still stands.
+/// Beats the lease from a thread of its own, and looks whether the fence still stands. To drop it is to give the lease
+/// up, so that a successor needn't wait.
 pub(super) struct LeaseKeeper {
-    stop: std::sync::mpsc::Sender<()>,
-    thread: std::thread::JoinHandle<()>,
+    stop: Option<std::sync::mpsc::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl LeaseKeeper {
@@ -41,12 +42,15 @@ impl LeaseKeeper {
             }
         };
         let thread = std::thread::Builder::new().name("lease".into()).spawn(beat)?;
-        Ok(LeaseKeeper { stop, thread })
+        Ok(LeaseKeeper { stop: Some(stop), thread: Some(thread) })
     }
+}
 
-    /// Gives the lease up, so that a successor needn't wait.
-    pub fn release(self) {
-        drop(self.stop);
-        let _ = self.thread.join();
+impl Drop for LeaseKeeper {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }

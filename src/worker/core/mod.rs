@@ -370,6 +370,8 @@ impl Core {
                 self.exit(format!("the scheduler refused this worker: {reason}"), out);
             }
             ToWorker::HeartbeatAnswer => self.note_answer(),
+            // Whoever keeps the link goes there.
+            ToWorker::Moved { .. } => {}
             ToWorker::Ops { graph, ops } => {
                 self.ops.extend(ops.into_iter().map(|(index, op)| ((graph, index), Arc::new(op))));
             }
