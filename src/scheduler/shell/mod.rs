@@ -20,16 +20,19 @@ use super::record::Record;
 use super::spec::ClusterSpec;
 use crate::journal::Journal;
 use crate::net::{Frame, Listener};
-use crate::protocol::{self, FromClient, FromWorker, PeerKind, RefusalKind, Reply, Request, ToClient};
-use crate::state::lease::Standstill;
+use crate::protocol::{
+    self, FromClient, FromWorker, LeftBehind, PeerKind, RefusalKind, Reply, Request, ToClient,
+};
+use crate::state::lease::{SILENT_AFTER, Standstill};
 use crate::state::{ClusterFile, Fence, Role, StateDir};
 use anyhow::{Context as _, bail};
 use launcher::{Command, Launcher, SUCCESSOR};
-use lease::LeaseKeeper;
+use lease::{LeaseKeeper, Pulse};
 use links::Peers;
 use own_job::OwnJob;
 use relay::{Due, Relay, Successor};
 use relieve::Relief;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -148,6 +151,7 @@ async fn hold(
     let inherited = launcher.inherit(&core.allocations_to_ask_about());
     let predecessor = state.read_contact()?.map_or(String::new(), |contact| contact.job_name);
     launcher.settle_launches(job.map_or("", |job| &job.name), &predecessor);
+    let left = past::left_behind(state, &file.life)?;
     let transport = ground::transport(state, &spec, Role::Scheduler)?;
     // Nothing that can fail comes after this: who sees the contact finds a scheduler.
     state.write_contact(&ground::contact(state, &listener, epoch, &file, job)?)?;
@@ -158,6 +162,7 @@ async fn hold(
         core,
         relay: Relay::new(job, Instant::now()),
         clock,
+        pulse: lease.pulse(),
         peers: Peers::new(JournalSeq(journal.next_seq().saturating_sub(1))),
         journal,
         commands,
@@ -166,13 +171,14 @@ async fn hold(
         fence,
         lease: Some(lease),
         waiting: Vec::new(),
+        spent: Vec::new(),
         owned: spec.owned,
         exit: None,
         broken: None,
         let_go: None,
         successor: None,
     };
-    shell.start(inherited, actions);
+    shell.start(inherited, left, actions);
     let ended = shell.run(incoming).await;
     let is_ours = state.read_contact()?.is_some_and(|contact| contact.epoch == epoch);
     if shell.exit.is_some() && is_ours {
@@ -231,6 +237,7 @@ impl Clock {
 struct Shell {
     core: Core,
     clock: Clock,
+    pulse: Pulse,
     peers: Peers,
     journal: Journal,
     commands: mpsc::UnboundedSender<Command>,
@@ -242,6 +249,8 @@ struct Shell {
     relay: Relay,
     /// Submits whose intent isn't durable yet.
     waiting: Vec<(JournalSeq, protocol::AllocationId)>,
+    /// Files to remove once these records are durable.
+    spent: Vec<(JournalSeq, PathBuf)>,
     /// To be asked to end is the cluster's end.
     owned: bool,
     /// Set when the cluster is over, with the reason.
@@ -255,12 +264,37 @@ struct Shell {
 }
 
 impl Shell {
-    /// `inherited`: what is known of older epochs' jobs. `actions`: what taking over came to.
-    fn start(&mut self, inherited: Option<Event>, mut actions: Vec<Action>) {
+    /// `inherited`: what is known of older epochs' jobs; `left`: what their workers left behind; `actions`: what taking
+    /// over came to.
+    fn start(
+        &mut self,
+        inherited: Option<Event>,
+        left: Vec<(PathBuf, LeftBehind)>,
+        mut actions: Vec<Action>,
+    ) {
         if let Some(event) = inherited {
             self.core.handle(self.clock.now(), event, &mut actions);
         }
+        let mut files = Vec::new();
+        for (path, LeftBehind { worker, completions, .. }) in left {
+            info!("{} results that {worker} left behind are taken", completions.len());
+            let event = Event::LeftBehind { worker, completions };
+            self.core.handle(self.clock.now(), event, &mut actions);
+            files.push(path);
+        }
         self.settle(actions);
+        let last = JournalSeq(self.journal.next_seq().saturating_sub(1));
+        self.spent.extend(files.into_iter().map(|path| (last, path)));
+        self.remove_spent(self.peers.durable_so_far());
+    }
+
+    /// What was left behind is in the journal now.
+    fn remove_spent(&mut self, durable: JournalSeq) {
+        for (_, path) in self.spent.extract_if(.., |(after, _)| *after <= durable) {
+            if let Err(error) = std::fs::remove_file(&path) {
+                error!("{}: {error}", path.display());
+            }
+        }
     }
 
     async fn run(&mut self, mut incoming: mpsc::Receiver<Incoming>) -> anyhow::Result<()> {
@@ -303,7 +337,7 @@ impl Shell {
                 return Ok(());
             }
             if let Some(reason) = self.broken.take() {
-                bail!("the journal can't go on: {reason}");
+                bail!("this scheduler must stop: {reason}");
             }
             if let Some(reason) = self.let_go.take() {
                 info!("this scheduler lets go: {reason}");
@@ -385,6 +419,7 @@ impl Shell {
 
     fn on_durable(&mut self, seq: JournalSeq) {
         self.peers.durable(seq);
+        self.remove_spent(seq);
         let (ready, waiting) = self.waiting.drain(..).partition(|(after, _)| *after <= seq);
         self.waiting = waiting;
         let ready: Vec<(JournalSeq, protocol::AllocationId)> = ready;
@@ -403,6 +438,11 @@ impl Shell {
     }
 
     fn flush(&mut self) {
+        if self.pulse.has_stopped() {
+            let seconds = SILENT_AFTER.as_secs();
+            self.broken.get_or_insert(format!("its lease could not be renewed for {seconds} s"));
+            return;
+        }
         for peer in self.peers.flush() {
             // Its reader or writer notices that the other half is gone, and reports it lost.
             error!("link {} takes nothing any more and is closed", peer.0);
@@ -435,11 +475,14 @@ impl Shell {
     fn persist(&mut self, seq: JournalSeq, record: &Record) {
         if let Err(reason) = past::append(&mut self.journal, seq, record) {
             error!("{reason}");
-            self.broken.get_or_insert(reason);
+            self.broken.get_or_insert(format!("the journal can't go on: {reason}"));
         }
     }
 
-    fn command(&self, command: Command) {
+    fn command(&mut self, command: Command) {
+        if self.pulse.has_stopped() {
+            return;
+        }
         // The launcher lives as long as this loop.
         let _ = self.commands.send(command);
     }
