@@ -82,7 +82,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         }
     };
     if args.dry_run {
-        return super::script::print(&spec.settings, spec.workers, context, true);
+        return super::script::print(&spec.settings, spec.workers, super::script::Of::Worker, context, true);
     }
     let state = StateDir::create(&spec.settings.cluster.state_dir, &context.cluster)?;
     if spec.insecure {

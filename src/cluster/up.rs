@@ -14,14 +14,16 @@ use crate::scheduler::shell::{past::PastError, transport};
 use crate::scheduler::spec::ClusterSpec;
 use crate::state::Intents;
 use crate::state::launch::{self as launch_right, LaunchRight, Launching};
-use crate::state::{ClusterFile, Contact, Role, StateDir, StateError};
+use crate::state::{self, ClusterFile, Contact, Role, StateDir, StateError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Between two looks at a cluster that is coming up: short, since an embedded queue starts workers in no time.
 const LOOK: Duration = Duration::from_millis(20);
 const LATER_LOOK: Duration = Duration::from_millis(200);
-/// For somebody else who is bringing the cluster up: longer than its scheduler may take to start.
-const OTHERS_PATIENCE: Duration = Duration::from_secs(60);
+/// After so long it is said who else is bringing the cluster up: longer than a scheduler may take to start.
+const OTHERS_TIME: Duration = Duration::from_secs(60);
+/// One whose process can't be seen from here is given up after so long.
+const OTHERS_PATIENCE: Duration = Duration::from_secs(600);
 /// For the batch system's first word about what was submitted.
 const FIRST_WORD: Duration = Duration::from_secs(60);
 /// Launches of others that came to nothing, before this one does.
@@ -52,9 +54,9 @@ pub enum UpError {
     Differs { name: String, differences: Vec<String> },
     #[error(
         "process {} on {} has been bringing cluster '{name}' up for {} s; if it is gone, remove {}",
-        by.holder.pid, by.holder.host, OTHERS_PATIENCE.as_secs(), by.path.display()
+        by.holder.pid, by.holder.host, waited.as_secs(), by.path.display()
     )]
-    Busy { name: String, by: Box<Launching> },
+    Busy { name: String, by: Box<Launching>, waited: Duration },
     /// The batch system refused, or what it took can never start. Everything was cancelled.
     #[error("{words}")]
     Refused {
@@ -144,7 +146,7 @@ pub(super) async fn our_turn(
 ) -> Result<(LaunchRight, Option<(ClusterSpec, Liveness)>), UpError> {
     let mut followed = 0;
     loop {
-        let right = right_to_launch(state).await?;
+        let right = right_to_launch(state, patience).await?;
         let there = known(state, patience.waiting).await?;
         let Some((spec, Liveness::Dead(_) | Liveness::Down)) = &there else { return Ok((right, there)) };
         let launched = if replace { None } else { job::under_way(state)? };
@@ -175,17 +177,38 @@ async fn known(state: &StateDir, waiting: impl FnOnce()) -> Result<Option<(Clust
     Ok(Some((spec, liveness)))
 }
 
-/// Waits until nobody else is launching a scheduler of this cluster.
-async fn right_to_launch(state: &StateDir) -> Result<LaunchRight, UpError> {
+/// Waits until nobody else is launching a scheduler of this cluster. One on another host may have died over it: it is
+/// passed over when it has been at it for far too long.
+async fn right_to_launch(state: &StateDir, patience: Patience) -> Result<LaunchRight, UpError> {
     let started = Instant::now();
+    let mut lost = Vec::new();
+    let mut other: Option<(Launching, Instant)> = None;
+    let mut said = false;
     loop {
-        match launch_right::take(state.path())? {
+        let by = match launch_right::take(state.path(), &lost)? {
             Ok(right) => return Ok(right),
-            Err(other) if started.elapsed() > OTHERS_PATIENCE => {
-                return Err(UpError::Busy { name: state.name().to_owned(), by: Box::new(other) });
-            }
-            Err(_) => tokio::time::sleep(LOOK).await,
+            Err(by) => by,
+        };
+        let waited = started.elapsed();
+        if other.as_ref().is_none_or(|(seen, _)| *seen != by) {
+            other = Some((by.clone(), Instant::now()));
         }
+        let since = other.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
+        let unseen = by.holder.liveness() == state::Liveness::Unknown;
+        let busy = UpError::Busy { name: state.name().to_owned(), by: Box::new(by.clone()), waited };
+        if patience.timeout.is_some_and(|timeout| waited >= timeout) || (!unseen && since >= OTHERS_PATIENCE)
+        {
+            return Err(busy);
+        }
+        if unseen && since >= OTHERS_PATIENCE {
+            lost.push(by.holder);
+            continue;
+        }
+        if !said && waited >= OTHERS_TIME {
+            (patience.say)(&busy.to_string());
+            said = true;
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -201,7 +224,7 @@ async fn reconcile(
     patience: Patience,
 ) -> Result<(Client, Brought), UpError> {
     if check_differences(state, wish, old)? {
-        let right = right_to_launch(state).await?;
+        let right = right_to_launch(state, patience).await?;
         down::down(state, old, &identity_of(state, old)?, Duration::ZERO, || ()).await?;
         return Ok((start(state, wish, right, patience).await?, Brought::Started));
     }

@@ -197,3 +197,40 @@ fn two_hosts_that_bring_it_up_at_once_make_one_cluster() {
     assert_eq!(lab.slurm.squeue().len(), 3);
     lab.down();
 }
+
+#[test]
+fn on_a_host_where_a_logout_kills_the_scheduler_is_a_service_or_says_so() {
+    let Some(lab) = Lab::start("on_a_host_where_a_logout_kills_the_scheduler_is_a_service_or_says_so") else {
+        return;
+    };
+    lab.script(
+        "bin/loginctl",
+        "case \"$*\" in *Linger*) echo Linger=yes;; *) echo KillUserProcesses=yes; echo KillOnlyUsers=;; esac",
+    );
+    let asked = lab.work().join("asked");
+    lab.script(
+        "bin/systemd-run",
+        &format!(
+            "printf '%s\\n' \"$@\" > '{}'\nwhile [ \"$1\" != -- ]; do shift; done\nshift\n\
+             setsid \"$@\" < /dev/null > /dev/null 2>&1 &",
+            asked.display()
+        ),
+    );
+    let up = lab.run(&["up", "--queue", "spice", "--workers", "1", "--wait"]);
+    assert_eq!(up.code, Some(0), "{}", up.stderr);
+    assert!(!up.stderr.contains("logging out"), "{}", up.stderr);
+    let words = read(&asked);
+    for word in ["--user", "--property=Restart=on-failure", "--property=Nice=5", "--property=CPUQuota=400%"] {
+        assert!(words.lines().any(|line| line == word), "no {word} in\n{words}");
+    }
+    assert!(words.contains("--setenv=SLURM_CONF="), "{words}");
+    lab.ok(&["submit", "--wait", "--", "true"]);
+    lab.down();
+
+    lab.script("bin/systemd-run", "echo 'Failed to connect to bus' >&2; exit 1");
+    let up = lab.run(&["up", "--queue", "spice", "--workers", "1", "--wait"]);
+    assert_eq!(up.code, Some(0), "{}", up.stderr);
+    let words = ["Failed to connect to bus", "logging out from this host ends it", "--scheduler job"];
+    assert!(words.iter().all(|words| up.stderr.contains(words)), "{}", up.stderr);
+    lab.down();
+}

@@ -100,7 +100,10 @@ async fn start(
             Err(reason) => say(&format!("the scheduler can't be a service of yours: {reason}")),
         }
     }
-    say(&format!("the scheduler runs on this host; {}", logout.words(&user)));
+    // One that ends with the command that it is for needn't outlive anything.
+    if !spec.owned {
+        say(&format!("the scheduler runs on this host; {}", logout.words(&user)));
+    }
     process(spec, command, log, nice)
 }
 
