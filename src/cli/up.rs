@@ -130,7 +130,9 @@ fn spec(args: &Args, settings: Settings) -> Result<ClusterSpec, CliError> {
 }
 
 async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) -> Result<Exit, CliError> {
-    let mut given: Vec<String> = args.cluster.settings().into_iter().map(|flag| flag.key).collect();
+    // A key without a section is one of the profile.
+    let full = |key: String| if key.contains('.') { key } else { format!("profile.{key}") };
+    let mut given: Vec<String> = args.cluster.settings().into_iter().map(|flag| full(flag.key)).collect();
     if args.cluster.queue.is_some() {
         given.extend(["profile.system".to_owned(), "profile.queue".to_owned()]);
     }
@@ -409,6 +411,7 @@ fn explain_launch(error: &LaunchError, context: &Context) -> CliError {
         )),
         LaunchError::Job(JobError::CantSubmit { .. }) => CliError::config(words)
             .hint(format!("`{program} up --scheduler here` runs the scheduler on this host")),
+        LaunchError::Busy { .. } => CliError::new(Exit::TryAgain, words),
         LaunchError::Job(JobError::GivenUp) | LaunchError::AnotherLives => CliError::unavailable(words),
         LaunchError::Job(JobError::Never { .. } | JobError::Ended { .. }) => CliError::config(words)
             .hint(format!("`{program} doctor` and `{program} queues` look closer; [scheduler] in the configuration has what its job asks for")),
@@ -443,7 +446,6 @@ fn explain(error: UpError, context: &Context) -> CliError {
             CliError::new(Exit::TimedOut, format!("{error}\n{}", reasons.join("\n")))
                 .hint(format!("the cluster stays up: `{program} status` shows it, `{program} down` ends it"))
         }
-        UpError::Busy { .. } => CliError::new(Exit::TryAgain, error.to_string()),
         UpError::Past(_) | UpError::Identity(_) => CliError::config(error.to_string()),
     }
 }

@@ -5,14 +5,19 @@ pub mod job;
 mod service;
 
 use crate::scheduler::spec::{ClusterSpec, Place};
-use crate::state::launch::LaunchRight;
+use crate::state::launch::{self as launch_right, LaunchRight, Launching};
 use crate::state::lease::Standstill;
-use crate::state::{Contact, StateDir, StateError};
+use crate::state::{self, Contact, StateDir, StateError};
 use job::JobError;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+const LOOK: Duration = Duration::from_millis(20);
+/// After so long it is said who else is bringing the cluster up: longer than a scheduler may take to start.
+const OTHERS_TIME: Duration = Duration::from_secs(60);
+/// One whose process can't be seen from here is given up after so long.
+const OTHERS_PATIENCE: Duration = Duration::from_secs(600);
 /// Of a log, in an error message.
 const TAIL_BYTES: u64 = 2000;
 
@@ -26,6 +31,11 @@ pub enum LaunchError {
     AnotherLives,
     #[error("the scheduler gave no sign of life within {} s; its log ends with:\n{tail}", here::START_TIMEOUT.as_secs())]
     Silent { tail: String },
+    #[error(
+        "process {} on {} has been bringing cluster '{name}' up for {} s; if it is gone, remove {}",
+        by.holder.pid, by.holder.host, waited.as_secs(), by.path.display()
+    )]
+    Busy { name: String, by: Box<Launching>, waited: Duration },
     #[error(transparent)]
     Job(#[from] JobError),
     #[error(transparent)]
@@ -50,6 +60,41 @@ pub struct Beginning {
     pub begins: bool,
     /// The last scheduler's lease, if it was watched for long enough.
     pub stood_still: Option<Standstill>,
+}
+
+/// Waits until nobody else is launching a scheduler of this cluster. One on another host may have died over it: it is
+/// passed over when it has been at it for far too long.
+pub(super) async fn right(state: &StateDir, patience: Patience) -> Result<LaunchRight, LaunchError> {
+    let started = Instant::now();
+    let mut lost = Vec::new();
+    let mut other: Option<(Launching, Instant)> = None;
+    let mut said = false;
+    loop {
+        let by = match launch_right::take(state.path(), &lost)? {
+            Ok(right) => return Ok(right),
+            Err(by) => by,
+        };
+        let waited = started.elapsed();
+        if other.as_ref().is_none_or(|(seen, _)| *seen != by) {
+            other = Some((by.clone(), Instant::now()));
+        }
+        let since = other.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
+        let unseen = by.holder.liveness() == state::Liveness::Unknown;
+        let busy = LaunchError::Busy { name: state.name().to_owned(), by: Box::new(by.clone()), waited };
+        if patience.timeout.is_some_and(|timeout| waited >= timeout) || (!unseen && since >= OTHERS_PATIENCE)
+        {
+            return Err(busy);
+        }
+        if unseen && since >= OTHERS_PATIENCE {
+            lost.push(by.holder);
+            continue;
+        }
+        if !said && waited >= OTHERS_TIME {
+            (patience.say)(&busy.to_string());
+            said = true;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Starts the scheduler, and returns once it can be connected to.
@@ -79,6 +124,11 @@ pub async fn launch(
             "here".clone_into(&mut spec.settings.scheduler.place);
             if let Some(file) = state.read_cluster()? {
                 state.write_cluster(&file.with_spec(&spec)?)?;
+            }
+            let _right = self::right(state, patience).await?;
+            // Whoever followed it too may have been faster.
+            if let Some(contact) = state.read_contact()?.filter(|contact| Some(contact.epoch) > before) {
+                return Ok(contact);
             }
             here::launch(state, &spec, beginning.stood_still, patience.say).await
         }

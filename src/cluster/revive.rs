@@ -1,6 +1,6 @@
 //! A scheduler that died is replaced by another one, which goes on from its journal.
 
-use super::launch::{self, Beginning, Patience, job};
+use super::launch::{self, Beginning, LaunchError, Patience, job};
 use super::liveness::{Dead, Liveness};
 use super::up::{UpError, identity_of, our_turn, status};
 use crate::client::{Client, ClientError, Revival, Revive};
@@ -55,7 +55,7 @@ impl Reviver {
     }
 
     async fn try_to(&self) -> Result<Revival, UpError> {
-        let (right, there) = our_turn(&self.state, self.patience, false).await?;
+        let (right, there) = our_turn(&self.state, self.patience, |_| false).await?;
         match there {
             Some((spec, Liveness::Dead(dead))) => {
                 let (_, resumed) = take_over(&self.state, &spec, dead, right, self.patience).await?;
@@ -77,7 +77,9 @@ impl Revive for Reviver {
             match self.try_to().await {
                 Ok(revival) => Ok(revival),
                 // It may still succeed.
-                Err(UpError::Busy { .. } | UpError::OnItsWay(_)) => Ok(Revival::Unreachable),
+                Err(UpError::Launch(LaunchError::Busy { .. }) | UpError::OnItsWay(_)) => {
+                    Ok(Revival::Unreachable)
+                }
                 Err(UpError::Client(error)) => Err(error),
                 Err(UpError::State(error)) => Err(error.into()),
                 Err(error) => {

@@ -13,17 +13,13 @@ use crate::protocol::{
 use crate::scheduler::shell::{past::PastError, transport};
 use crate::scheduler::spec::ClusterSpec;
 use crate::state::Intents;
-use crate::state::launch::{self as launch_right, LaunchRight, Launching};
-use crate::state::{self, ClusterFile, Contact, Role, StateDir, StateError};
+use crate::state::launch::LaunchRight;
+use crate::state::{ClusterFile, Contact, Role, StateDir, StateError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Between two looks at a cluster that is coming up: short, since an embedded queue starts workers in no time.
 const LOOK: Duration = Duration::from_millis(20);
 const LATER_LOOK: Duration = Duration::from_millis(200);
-/// After so long it is said who else is bringing the cluster up: longer than a scheduler may take to start.
-const OTHERS_TIME: Duration = Duration::from_secs(60);
-/// One whose process can't be seen from here is given up after so long.
-const OTHERS_PATIENCE: Duration = Duration::from_secs(600);
 /// For the batch system's first word about what was submitted.
 const FIRST_WORD: Duration = Duration::from_secs(60);
 /// Launches of others that came to nothing, before this one does.
@@ -52,11 +48,6 @@ pub enum UpError {
     /// A cluster that there is was asked for differently: one line a difference.
     #[error("cluster '{name}' is there already, and differs from what was asked for:\n{}", differences.join("\n"))]
     Differs { name: String, differences: Vec<String> },
-    #[error(
-        "process {} on {} has been bringing cluster '{name}' up for {} s; if it is gone, remove {}",
-        by.holder.pid, by.holder.host, waited.as_secs(), by.path.display()
-    )]
-    Busy { name: String, by: Box<Launching>, waited: Duration },
     /// The batch system refused, or what it took can never start. Everything was cancelled.
     #[error("{words}")]
     Refused {
@@ -77,6 +68,13 @@ pub struct Wish {
     /// Keys of settings that were given: only these are compared with a living cluster.
     pub given: Vec<String>,
     pub replace: bool,
+}
+
+impl Wish {
+    /// What was given of the keys that only matter to whoever starts a scheduler.
+    fn of_scheduler(&self) -> Vec<String> {
+        self.given.iter().filter(|key| key.starts_with("scheduler.")).cloned().collect()
+    }
 }
 
 /// How a cluster came to be up.
@@ -105,7 +103,9 @@ pub async fn bring_up(
     {
         return reconcile(state, wish, &old, *client, patience).await;
     }
-    let (right, there) = our_turn(state, patience, wish.replace).await?;
+    let otherwise =
+        |old: &ClusterSpec| wish.replace || !differences(old, &wish.spec, &wish.of_scheduler()).is_empty();
+    let (right, there) = our_turn(state, patience, otherwise).await?;
     match there {
         Some((old, Liveness::Alive(client))) => {
             drop(right);
@@ -119,6 +119,7 @@ pub async fn bring_up(
             Ok((client, Brought::Afresh(Box::new((lost, dead.contact)))))
         }
         Some((old, Liveness::Dead(dead))) => {
+            let old = with_scheduler(state, wish, old)?;
             check_differences(state, wish, &old)?;
             let (client, resumed) = revive::take_over(state, &old, dead, right, patience).await?;
             let (client, _) = reconcile(state, wish, &old, client, patience).await?;
@@ -138,24 +139,27 @@ pub async fn bring_up(
 }
 
 /// The right to launch, and what there is: somebody else may have brought the cluster up before it was our turn. A
-/// scheduler's job that is under way is followed until it is there, or came to nothing; unless it is to be replaced.
+/// scheduler's job that is under way is followed until it is there, or came to nothing; unless it is wanted `otherwise`:
+/// whoever becomes the scheduler cancels it.
 pub(super) async fn our_turn(
     state: &StateDir,
     patience: Patience,
-    replace: bool,
+    otherwise: impl Fn(&ClusterSpec) -> bool,
 ) -> Result<(LaunchRight, Option<(ClusterSpec, Liveness)>), UpError> {
     let mut followed = 0;
     loop {
-        let right = right_to_launch(state, patience).await?;
+        let right = launch::right(state, patience).await?;
         let there = known(state, patience.waiting).await?;
         let Some((spec, Liveness::Dead(_) | Liveness::Down)) = &there else { return Ok((right, there)) };
-        let launched = if replace { None } else { job::under_way(state)? };
+        let launched = if otherwise(spec) { None } else { job::under_way(state)? };
         let Some(launched) = launched else { return Ok((right, there)) };
         drop(right);
         let before = state.read_contact()?.map(|contact| contact.epoch);
         match job::follow(state, spec, &launched.name, before, patience).await {
             Ok(_) => {}
-            Err(error @ (JobError::Ended { .. } | JobError::GivenUp)) if followed < MAX_FOLLOWED => {
+            Err(error @ (JobError::Ended { .. } | JobError::GivenUp | JobError::CantSubmit { .. }))
+                if followed < MAX_FOLLOWED =>
+            {
                 (patience.say)(&error.to_string());
             }
             Err(error @ JobError::TimedOut { .. }) => return Err(UpError::OnItsWay(error)),
@@ -177,41 +181,6 @@ async fn known(state: &StateDir, waiting: impl FnOnce()) -> Result<Option<(Clust
     Ok(Some((spec, liveness)))
 }
 
-/// Waits until nobody else is launching a scheduler of this cluster. One on another host may have died over it: it is
-/// passed over when it has been at it for far too long.
-async fn right_to_launch(state: &StateDir, patience: Patience) -> Result<LaunchRight, UpError> {
-    let started = Instant::now();
-    let mut lost = Vec::new();
-    let mut other: Option<(Launching, Instant)> = None;
-    let mut said = false;
-    loop {
-        let by = match launch_right::take(state.path(), &lost)? {
-            Ok(right) => return Ok(right),
-            Err(by) => by,
-        };
-        let waited = started.elapsed();
-        if other.as_ref().is_none_or(|(seen, _)| *seen != by) {
-            other = Some((by.clone(), Instant::now()));
-        }
-        let since = other.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
-        let unseen = by.holder.liveness() == state::Liveness::Unknown;
-        let busy = UpError::Busy { name: state.name().to_owned(), by: Box::new(by.clone()), waited };
-        if patience.timeout.is_some_and(|timeout| waited >= timeout) || (!unseen && since >= OTHERS_PATIENCE)
-        {
-            return Err(busy);
-        }
-        if unseen && since >= OTHERS_PATIENCE {
-            lost.push(by.holder);
-            continue;
-        }
-        if !said && waited >= OTHERS_TIME {
-            (patience.say)(&busy.to_string());
-            said = true;
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
 pub(super) fn identity_of(state: &StateDir, spec: &ClusterSpec) -> Result<Transport, UpError> {
     transport(state, spec, Role::Admin).map_err(|error| UpError::Identity(format!("{error:#}")))
 }
@@ -224,7 +193,7 @@ async fn reconcile(
     patience: Patience,
 ) -> Result<(Client, Brought), UpError> {
     if check_differences(state, wish, old)? {
-        let right = right_to_launch(state, patience).await?;
+        let right = launch::right(state, patience).await?;
         down::down(state, old, &identity_of(state, old)?, Duration::ZERO, || ()).await?;
         return Ok((start(state, wish, right, patience).await?, Brought::Started));
     }
@@ -251,6 +220,33 @@ fn check_differences(state: &StateDir, wish: &Wish, old: &ClusterSpec) -> Result
         return Err(UpError::Differs { name: state.name().to_owned(), differences });
     }
     Ok(!differences.is_empty())
+}
+
+/// The specification of a cluster that goes on, with what was given for its next scheduler: where that runs, and as what
+/// job, needn't be as it was.
+fn with_scheduler(state: &StateDir, wish: &Wish, old: ClusterSpec) -> Result<ClusterSpec, UpError> {
+    let given = wish.of_scheduler();
+    if differences(&old, &wish.spec, &given).is_empty() {
+        return Ok(old);
+    }
+    let unusable = |reason: String| StateError::Malformed { path: state.cluster_path(), reason };
+    let table = |spec: &ClusterSpec| {
+        toml::Table::try_from(&spec.settings).map_err(|error| unusable(error.to_string()))
+    };
+    let (mut settings, asked) = (table(&old)?, table(&wish.spec)?);
+    for key in given.iter().filter_map(|key| key.strip_prefix("scheduler.")) {
+        let asked = asked.get("scheduler").and_then(|section| section.get(key));
+        let section = settings.get_mut("scheduler").and_then(toml::Value::as_table_mut);
+        if let (Some(section), Some(asked)) = (section, asked) {
+            section.insert(key.to_owned(), asked.clone());
+        }
+    }
+    let settings = settings.try_into().map_err(|error| unusable(error.to_string()))?;
+    let spec = ClusterSpec { settings, ..old };
+    if let Some(file) = state.read_cluster()? {
+        state.write_cluster(&file.with_spec(&spec)?)?;
+    }
+    Ok(spec)
 }
 
 /// One line a setting that was given and is otherwise in the living cluster.

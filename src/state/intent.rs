@@ -217,6 +217,10 @@ impl Intents {
 /// # Errors
 /// It can't be read.
 pub fn read(dir: &Path, name: &str) -> Result<Option<Intent>, StateError> {
+    // A name may come from another process, and must not lead elsewhere.
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Ok(None);
+    }
     read_toml(&dir.join(format!("{name}.toml")))
 }
 

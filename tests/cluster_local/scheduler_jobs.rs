@@ -115,6 +115,14 @@ fn a_killed_scheduler_is_replaced_by_another_job() {
     kill(Pid::from_raw(sandbox.scheduler()), Signal::SIGTERM).unwrap();
     let status = sandbox.run(["status", "--json"]).exits(0).json();
     assert_eq!(status["epoch"], 3);
+    // The next one may run elsewhere, and nothing is lost; also where a launch waits in the queue.
+    kill(Pid::from_raw(sandbox.scheduler()), Signal::SIGKILL).unwrap();
+    let up = sandbox.run(["up", "--queue", "local", "--set", "queue_wait=100s", "--timeout", "1s"]);
+    up.exits(78).says("profile.queue_wait");
+    sandbox.ok(["up", "--queue", "local", "--scheduler", "here"]);
+    let status = sandbox.status();
+    assert_eq!((&status["epoch"], &status["counts"]["memory"]), (&4.into(), &4.into()));
+    assert_eq!(text(&sandbox, "job"), "");
     sandbox.ok(["down"]);
     sandbox.nothing_runs();
 }

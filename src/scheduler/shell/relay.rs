@@ -72,11 +72,11 @@ impl Relay {
     /// What the batch system says of the successor's job.
     pub fn hear(&mut self, event: &Event, successor: AllocationId, now: Instant) {
         match event {
-            Event::Submitted { allocation, outcome: SubmitOutcome::Refused { words, .. } }
-                if *allocation == successor =>
-            {
-                self.failed(words, now);
-            }
+            // One that is in doubt may come all the same: two are no harm, since only one can take over.
+            Event::Submitted {
+                allocation,
+                outcome: SubmitOutcome::Refused { words, .. } | SubmitOutcome::Ambiguous { words },
+            } if *allocation == successor => self.failed(words, now),
             Event::Polled(statuses) => {
                 for (allocation, _, status) in statuses {
                     if let AllocationStatus::Ended { words, .. } = status
@@ -120,5 +120,80 @@ pub(super) fn admits(state: &StateDir, epoch: u32, job_name: &str) -> bool {
             warn!("{error}");
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{ClusterId, Intents};
+
+    const SUCCESSOR: AllocationId = AllocationId(0);
+
+    fn relay(ends_unix: u64, now: Instant) -> Relay {
+        let job = OwnJob {
+            id: "7".into(),
+            name: "jq3f3f3f0".into(),
+            log: "/log".into(),
+            asked_by: 0,
+            ends_unix,
+            waited: Duration::ZERO,
+        };
+        Relay::new(Some(&job), now)
+    }
+
+    fn after(now: Instant, seconds: u64) -> Instant {
+        now + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_successor_is_asked_for_once_and_the_end_comes_before_the_walltime() {
+        let now = Instant::now();
+        let mut relay = relay(unix_now() + 3600, now);
+        assert_eq!(relay.due(after(now, 2900)), None);
+        assert_eq!((relay.due(after(now, 3001)), relay.awaited), (Some(Due::Ask), true));
+        assert_eq!(relay.due(after(now, 3400)), None, "it is in the queue");
+        assert_eq!(relay.due(after(now, 3571)), Some(Due::LetGo));
+    }
+
+    #[test]
+    fn what_came_to_nothing_is_asked_for_again() {
+        let now = Instant::now();
+        let mut relay = relay(unix_now() + 3600, now);
+        assert_eq!(relay.due(after(now, 3001)), Some(Due::Ask));
+        let refused = SubmitOutcome::Refused { words: "no".into(), fatal: true, exit_code: 78 };
+        relay.hear(&Event::Submitted { allocation: SUCCESSOR, outcome: refused }, SUCCESSOR, now);
+        assert!(!relay.awaited);
+        assert_eq!(relay.due(after(now, 2)), Some(Due::Ask));
+        let ended = AllocationStatus::Ended { words: "cancelled".into(), confirmed: true };
+        let others = (AllocationId(3), "4".to_owned(), ended.clone());
+        relay.hear(&Event::Polled(vec![others]), SUCCESSOR, now);
+        assert!(relay.awaited, "another job's end is none of it");
+        let own = (SUCCESSOR, "9".to_owned(), ended);
+        relay.hear(&Event::Polled(vec![own]), SUCCESSOR, now);
+        assert_eq!((relay.due(after(now, 1)), relay.due(after(now, 3))), (None, Some(Due::Ask)));
+    }
+
+    #[test]
+    fn without_a_job_or_an_end_of_it_nothing_is_ever_due() {
+        let now = Instant::now();
+        assert_eq!(Relay::new(None, now).deadline(), None);
+        assert_eq!(relay(0, now).due(after(now, 1_000_000)), None);
+    }
+
+    #[test]
+    fn only_a_job_that_this_epoch_asked_for_may_relieve_it() {
+        let home = tempfile::tempdir().unwrap();
+        let state = StateDir::create(home.path(), "c").unwrap();
+        let mut intents = Intents::open(&state.intents_dir(), ClusterId([0x3f; 16])).unwrap();
+        let mut intend = |epoch, purpose| intents.intend(epoch, purpose).unwrap().name;
+        let (ours, older, worker) =
+            (intend(3, intent::SCHEDULER), intend(2, intent::SCHEDULER), intend(3, "a1"));
+        assert!(admits(&state, 3, &ours));
+        for other in [older.as_str(), &worker, "jq3f3f3fz", "../../etc"] {
+            assert!(!admits(&state, 3, other), "{other}");
+        }
+        intents.settle(&ours, Outcome::Unwanted { job: None }).unwrap();
+        assert!(!admits(&state, 3, &ours));
     }
 }
