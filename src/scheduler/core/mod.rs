@@ -14,6 +14,7 @@ mod ingest;
 mod inspect;
 mod outbox;
 mod placing;
+mod recovery;
 mod replay;
 mod reports;
 mod states;
@@ -152,6 +153,8 @@ pub struct Core {
     going_down: Option<clients::GoingDown>,
     /// Records are being folded: values count as there until all of them are read.
     replaying: bool,
+    /// After a restart, until former workers have come back or were waited for long enough.
+    recovery: Option<recovery::Recovery>,
 }
 
 impl Core {
@@ -185,6 +188,7 @@ impl Core {
             last_step: now,
             going_down: None,
             replaying: false,
+            recovery: None,
             config,
         }
     }
@@ -214,6 +218,7 @@ impl Core {
             self.sweep(out);
         }
         self.place_outputs();
+        self.end_recovery();
         self.place();
         self.scale(out);
         self.flush_fates(out);
@@ -229,6 +234,7 @@ impl Core {
         [
             sweep,
             self.clients.deadline(),
+            self.recovery_deadline(),
             // Nothing more is asked for at the end.
             self.allocations.deadline().filter(|_| self.going_down.is_none()),
             self.going_down.as_ref().map(|d| d.deadline()),

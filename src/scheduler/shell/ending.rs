@@ -48,14 +48,20 @@ impl Shell {
 
     async fn write_out(&mut self, incoming: &mut mpsc::Receiver<Incoming>, timeout: Duration) {
         let (done, mut finished) = oneshot::channel();
-        self.command(Command::Finish(done));
+        let mut done = Some(done);
         let until = tokio::time::Instant::now() + timeout;
         let mut launcher_done = false;
         while !launcher_done || self.journal.backlog_bytes() > 0 {
+            // What still waits for its record is for the launcher too: it may end after that.
+            if self.waiting.is_empty()
+                && let Some(done) = done.take()
+            {
+                self.command(Command::Finish(done));
+            }
             tokio::select! {
                 _ = &mut finished, if !launcher_done => launcher_done = true,
                 event = incoming.recv() => match event {
-                    Some(Incoming::Core(Event::Durable(seq))) => self.peers.durable(seq),
+                    Some(Incoming::Core(Event::Durable(seq))) => self.on_durable(seq),
                     Some(Incoming::Fatal(reason)) => return error!("{reason}"),
                     Some(_) => {}
                     None => return,

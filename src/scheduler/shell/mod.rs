@@ -20,9 +20,7 @@ use super::record::Record;
 use super::spec::ClusterSpec;
 use crate::journal::Journal;
 use crate::net::{Frame, Listener};
-use crate::protocol::{
-    self, FromClient, FromWorker, LeftBehind, PeerKind, RefusalKind, Reply, Request, ToClient,
-};
+use crate::protocol::{FromClient, FromWorker, LeftBehind, PeerKind, RefusalKind, Reply, Request, ToClient};
 use crate::state::lease::{SILENT_AFTER, Standstill};
 use crate::state::{ClusterFile, Fence, Role, StateDir};
 use anyhow::{Context as _, bail};
@@ -205,12 +203,13 @@ fn resume(
     if history.records > 0 {
         let status = core.status();
         info!(
-            "resumed from {} records, {} bytes, in {} ms: {} graphs, {} tasks open, {} settled",
+            "resumed from {} records, {} bytes, in {} ms: {} graphs, {} tasks open, {} values awaited, {} tasks settled",
             history.records,
             history.segments.iter().map(|segment| segment.nbytes).sum::<u64>(),
             clock.now().since(began).as_millis(),
             status.graphs,
-            status.counts.open(),
+            status.counts.open() - status.awaited,
+            status.awaited,
             status.counts.settled(),
         );
     }
@@ -247,8 +246,8 @@ struct Shell {
     /// Until it is given up.
     lease: Option<LeaseKeeper>,
     relay: Relay,
-    /// Submits whose intent isn't durable yet.
-    waiting: Vec<(JournalSeq, protocol::AllocationId)>,
+    /// Submits and cancels whose reason isn't durable yet.
+    waiting: Vec<(JournalSeq, Command)>,
     /// Files to remove once these records are durable.
     spent: Vec<(JournalSeq, PathBuf)>,
     /// To be asked to end is the cluster's end.
@@ -420,11 +419,9 @@ impl Shell {
     fn on_durable(&mut self, seq: JournalSeq) {
         self.peers.durable(seq);
         self.remove_spent(seq);
-        let (ready, waiting) = self.waiting.drain(..).partition(|(after, _)| *after <= seq);
-        self.waiting = waiting;
-        let ready: Vec<(JournalSeq, protocol::AllocationId)> = ready;
-        for (_, allocation) in ready {
-            self.command(Command::Submit(allocation));
+        let ready: Vec<_> = self.waiting.extract_if(.., |(after, _)| *after <= seq).collect();
+        for (_, command) in ready {
+            self.command(command);
         }
     }
 
@@ -461,10 +458,15 @@ impl Shell {
                 self.flush();
                 self.peers.remove(peer);
             }
-            Action::Submit { allocation, after } => self.waiting.push((after, allocation)),
-            Action::CancelAllocations(allocations) => {
-                self.waiting.retain(|(_, waiting)| !allocations.contains(waiting));
-                self.command(Command::Cancel(allocations));
+            Action::Submit { allocation, after } => self.waiting.push((after, Command::Submit(allocation))),
+            Action::CancelAllocations { allocations, after } => {
+                let cancelled =
+                    |command: &Command| matches!(command, Command::Submit(id) if allocations.contains(id));
+                self.waiting.retain(|(_, command)| !cancelled(command));
+                match after.filter(|after| *after > self.peers.durable_so_far()) {
+                    Some(after) => self.waiting.push((after, Command::Cancel(allocations))),
+                    None => self.command(Command::Cancel(allocations)),
+                }
             }
             Action::Poll => self.command(Command::Poll),
             Action::Exit { reason } => self.exit = Some(reason),
