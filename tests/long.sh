@@ -31,7 +31,7 @@ JOBQ_TEST_RESTART_ROUNDS=200 JOBQ_TEST_RESTART_TASKS=20000 \
 if command -v slurmctld >/dev/null || [[ -x /usr/sbin/slurmctld ]]; then
     for round in $(seq "$((rounds / 4 + 1))"); do
         say "killing jobs, nodes and workers on Slurm, round $round of $((rounds / 4 + 1))"
-        PATH=$PATH:/usr/sbin cargo test --release --quiet --test cluster_slurm || failed=1
+        PATH=$PATH:/usr/sbin JOBQ_TEST_RELAYS=3 cargo test --release --quiet --test cluster_slurm || failed=1
     done
 else
     say "skipped: slurmctld is not installed"

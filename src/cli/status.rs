@@ -92,6 +92,9 @@ fn show(status: &StatusReport, context: &Context) -> Result<(), CliError> {
         crate::config::display_duration(Duration::from_secs(status.uptime_s)),
         status.epoch
     ))?;
+    if let Some(contact) = super::connect::state_dir(context)?.read_contact()?.filter(|c| !c.job.is_empty()) {
+        context.out.line(format!("scheduler: job {} on {}", contact.job, contact.host))?;
+    }
     context.out.line(format!(
         "tasks: {} waiting, {} ready, {} assigned, {} done, {} failed, {} cancelled",
         c.waiting, c.ready, c.assigned, c.memory, c.erred, c.cancelled

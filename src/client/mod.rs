@@ -89,6 +89,8 @@ pub struct Client {
     life: String,
     /// Who starts another scheduler where this one has died.
     reviver: Option<Arc<dyn Revive>>,
+    /// Where the last scheduler said that the next one is.
+    moved: Vec<String>,
     next_call: u64,
     /// Whether a scheduler ever said anything.
     answered: bool,
@@ -134,7 +136,16 @@ impl Client {
     /// As [`Client::connect`].
     pub async fn connect_to(home: Home, transport: Transport) -> Result<Client, ClientError> {
         let (link, life) = open(&home, &transport).await?;
-        Ok(Client { home, transport, link, life, reviver: None, next_call: NO_CALL, answered: false })
+        Ok(Client {
+            home,
+            transport,
+            link,
+            life,
+            reviver: None,
+            moved: Vec::new(),
+            next_call: NO_CALL,
+            answered: false,
+        })
     }
 
     /// The same, and from now on a scheduler that dies is started again.
@@ -170,6 +181,8 @@ impl Client {
             for message in messages.into_iter().filter(|message| [call, NO_CALL].contains(&message.call)) {
                 match message.reply {
                     Reply::Progress(counts) => progress(&counts),
+                    // The link breaks soon; then it is known where to go.
+                    Reply::Moved { addresses } => self.moved = addresses,
                     reply => return Ok(reply),
                 }
             }
@@ -322,10 +335,10 @@ fn is_patient(request: &Request) -> bool {
 /// A link to the scheduler that the contact file or the grant names, and which life of the cluster that is (a grant knows
 /// none).
 async fn open(home: &Home, transport: &Transport) -> Result<(Link, String), ClientError> {
-    let name = || home.name().to_owned();
     let (addresses, host, life) = match home {
         Home::State(state) => {
-            let contact = state.read_contact()?.ok_or_else(|| ClientError::NotUp { name: name() })?;
+            let not_up = || ClientError::NotUp { name: state.name().to_owned() };
+            let contact = state.read_contact()?.ok_or_else(not_up)?;
             (contact.addresses, contact.host, contact.life)
         }
         Home::Grant(grant) => {
@@ -333,11 +346,20 @@ async fn open(home: &Home, transport: &Transport) -> Result<(Link, String), Clie
             (grant.addresses.clone(), first.unwrap_or_default().to_owned(), String::new())
         }
     };
-    let link = transport.connect(&addresses, Role::Scheduler, CONNECT_TIMEOUT).await;
-    let unreachable = |source| ClientError::Unreachable { name: name(), host, source };
+    Ok((open_at(home, transport, &addresses, host).await?, life))
+}
+
+async fn open_at(
+    home: &Home,
+    transport: &Transport,
+    addresses: &[String],
+    host: String,
+) -> Result<Link, ClientError> {
+    let link = transport.connect(addresses, Role::Scheduler, CONNECT_TIMEOUT).await;
+    let unreachable = |source| ClientError::Unreachable { name: home.name().to_owned(), host, source };
     let (reader, mut writer) = link.map_err(unreachable)?.split();
     writer.send_all(&[values::hello(PeerKind::Client)]).await?;
-    Ok((Link { reader, writer }, life))
+    Ok(Link { reader, writer })
 }
 
 /// The error for an answer that doesn't belong to the request.

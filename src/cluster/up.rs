@@ -1,7 +1,8 @@
 //! Brings a cluster up, or finds that it is; and waits for its workers.
 
 use super::down::{self, DownError};
-use super::launch::{self, LaunchError};
+use super::launch::job::{self, JobError};
+use super::launch::{self, Beginning, LaunchError, Patience};
 use super::liveness::{Liveness, Remains, look, look_patiently, remains};
 use super::revive::{self, Resumed};
 use crate::client::{Client, ClientError};
@@ -12,19 +13,17 @@ use crate::protocol::{
 use crate::scheduler::shell::{past::PastError, transport};
 use crate::scheduler::spec::ClusterSpec;
 use crate::state::Intents;
-use crate::state::launch::{self as launch_right, LaunchRight, Launching};
+use crate::state::launch::LaunchRight;
 use crate::state::{ClusterFile, Contact, Role, StateDir, StateError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Between two looks at a cluster that is coming up: short, since an embedded queue starts workers in no time.
 const LOOK: Duration = Duration::from_millis(20);
 const LATER_LOOK: Duration = Duration::from_millis(200);
-/// For somebody else who is bringing the cluster up: longer than its scheduler may take to start.
-const OTHERS_PATIENCE: Duration = Duration::from_secs(60);
 /// For the batch system's first word about what was submitted.
 const FIRST_WORD: Duration = Duration::from_secs(60);
-/// Of a job's log, in an error message.
-const LOG_TAIL_BYTES: u64 = 2000;
+/// Launches of others that came to nothing, before this one does.
+const MAX_FOLLOWED: u32 = 3;
 
 #[derive(Debug, thiserror::Error)]
 pub enum UpError {
@@ -36,18 +35,19 @@ pub enum UpError {
     Down(#[from] DownError),
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// It was not launched, and what was submitted for it may still be there.
+    #[error("{error}\nit isn't sure that everything is cancelled: {left}")]
+    NotSure { error: Box<LaunchError>, left: Box<DownError> },
     #[error(transparent)]
     Past(#[from] PastError),
+    /// Somebody else's launch, which may still come to something.
+    #[error("the cluster is coming up: {0}")]
+    OnItsWay(JobError),
     #[error("the cluster's identity can't be used: {0}")]
     Identity(String),
     /// A cluster that there is was asked for differently: one line a difference.
     #[error("cluster '{name}' is there already, and differs from what was asked for:\n{}", differences.join("\n"))]
     Differs { name: String, differences: Vec<String> },
-    #[error(
-        "process {} on {} has been bringing cluster '{name}' up for {} s; if it is gone, remove {}",
-        by.holder.pid, by.holder.host, OTHERS_PATIENCE.as_secs(), by.path.display()
-    )]
-    Busy { name: String, by: Box<Launching> },
     #[error("cluster '{name}' is going down (tasks that still run: {assigned})")]
     GoingDown { name: String, assigned: u64 },
     /// The batch system refused, or what it took can never start. Everything was cancelled.
@@ -74,6 +74,13 @@ pub struct Wish {
     pub replace: bool,
 }
 
+impl Wish {
+    /// What was given of the keys that only matter to whoever starts a scheduler.
+    fn of_scheduler(&self) -> Vec<String> {
+        self.given.iter().filter(|key| key.starts_with("scheduler.")).cloned().collect()
+    }
+}
+
 /// How a cluster came to be up.
 pub enum Brought {
     Started,
@@ -84,32 +91,42 @@ pub enum Brought {
     WasUp,
 }
 
-/// Brings the cluster up, unless it is. `waiting` is called before it is watched for half a minute whether an
-/// unreachable scheduler still lives.
+/// Brings the cluster up, unless it is.
 ///
 /// # Errors
-/// [`UpError`] says what stood in the way; nothing that was started by this call is left running.
-pub async fn bring_up(state: &StateDir, wish: &Wish, waiting: fn()) -> Result<(Client, Brought), UpError> {
+/// [`UpError`] says what stood in the way; nothing that was started by this call is left running, except a scheduler's
+/// job for whose start there was no patience.
+pub async fn bring_up(
+    state: &StateDir,
+    wish: &Wish,
+    patience: Patience,
+) -> Result<(Client, Brought), UpError> {
     if let Some(old) = spec_of(state)?
         && let Liveness::Alive(client) = look(state, &identity_of(state, &old)?).await?
         && (!wish.replace || differences(&old, &wish.spec, &wish.given).is_empty())
     {
-        return reconcile(state, wish, &old, *client).await;
+        return reconcile(state, wish, &old, *client, patience).await;
     }
-    let _right = right_to_launch(state).await?;
-    // Somebody else may have brought it up before it was our turn.
-    match known(state, waiting).await? {
-        Some((old, Liveness::Alive(client))) => reconcile(state, wish, &old, *client).await,
+    let otherwise =
+        |old: &ClusterSpec| wish.replace || !differences(old, &wish.spec, &wish.of_scheduler()).is_empty();
+    let (right, there) = our_turn(state, patience, otherwise).await?;
+    match there {
+        Some((old, Liveness::Alive(client))) => {
+            drop(right);
+            reconcile(state, wish, &old, *client, patience).await
+        }
         Some((_, Liveness::Unreachable(error))) => Err(error.into()),
         Some((old, Liveness::Dead(dead))) if wish.replace => {
             let lost = remains(state)?;
             clear_away(state, &old).await?;
-            Ok((start(state, wish).await?, Brought::Afresh(Box::new((lost, dead.contact)))))
+            let client = start(state, wish, right, patience).await?;
+            Ok((client, Brought::Afresh(Box::new((lost, dead.contact)))))
         }
         Some((old, Liveness::Dead(dead))) => {
+            let old = with_scheduler(state, wish, old)?;
             check_differences(state, wish, &old)?;
-            let (client, resumed) = revive::take_over(state, &old, dead).await?;
-            let (client, _) = reconcile(state, wish, &old, client).await?;
+            let (client, resumed) = revive::take_over(state, &old, dead, right, patience).await?;
+            let (client, _) = reconcile(state, wish, &old, client, patience).await?;
             Ok((client, Brought::Resumed(Box::new(resumed))))
         }
         Some((old, Liveness::Down)) => {
@@ -117,11 +134,42 @@ pub async fn bring_up(state: &StateDir, wish: &Wish, waiting: fn()) -> Result<(C
             if down::may_have_jobs(state)?
                 && let Some(batch) = old.batch(state)
             {
-                down::sweep(state, &batch).await?;
+                down::sweep(state, &batch, "").await?;
             }
-            Ok((start(state, wish).await?, Brought::Started))
+            Ok((start(state, wish, right, patience).await?, Brought::Started))
         }
-        None => Ok((start(state, wish).await?, Brought::Started)),
+        None => Ok((start(state, wish, right, patience).await?, Brought::Started)),
+    }
+}
+
+/// The right to launch, and what there is: somebody else may have brought the cluster up before it was our turn. A
+/// scheduler's job that is under way is followed until it is there, or came to nothing; unless it is wanted `otherwise`:
+/// whoever becomes the scheduler cancels it.
+pub(super) async fn our_turn(
+    state: &StateDir,
+    patience: Patience,
+    otherwise: impl Fn(&ClusterSpec) -> bool,
+) -> Result<(LaunchRight, Option<(ClusterSpec, Liveness)>), UpError> {
+    let mut followed = 0;
+    loop {
+        let right = launch::right(state, patience).await?;
+        let there = known(state, patience.waiting).await?;
+        let Some((spec, Liveness::Dead(_) | Liveness::Down)) = &there else { return Ok((right, there)) };
+        let launched = if otherwise(spec) { None } else { job::under_way(state)? };
+        let Some(launched) = launched else { return Ok((right, there)) };
+        drop(right);
+        let before = state.read_contact()?.map(|contact| contact.epoch);
+        match job::follow(state, spec, &launched.name, before, patience).await {
+            Ok(_) => {}
+            Err(error @ (JobError::Ended { .. } | JobError::GivenUp | JobError::CantSubmit { .. }))
+                if followed < MAX_FOLLOWED =>
+            {
+                (patience.say)(&error.to_string());
+            }
+            Err(error @ JobError::TimedOut { .. }) => return Err(UpError::OnItsWay(error)),
+            Err(error) => return Err(LaunchError::Job(error).into()),
+        }
+        followed += 1;
     }
 }
 
@@ -131,27 +179,10 @@ pub(super) fn spec_of(state: &StateDir) -> Result<Option<ClusterSpec>, UpError> 
 }
 
 /// The cluster as it was asked for, and whether it lives.
-pub(super) async fn known(
-    state: &StateDir,
-    waiting: impl FnOnce(),
-) -> Result<Option<(ClusterSpec, Liveness)>, UpError> {
+async fn known(state: &StateDir, waiting: impl FnOnce()) -> Result<Option<(ClusterSpec, Liveness)>, UpError> {
     let Some(spec) = spec_of(state)? else { return Ok(None) };
-    let liveness = look_patiently(state, &identity_of(state, &spec)?, waiting).await?;
+    let liveness = look_patiently(state, &spec, &identity_of(state, &spec)?, waiting).await?;
     Ok(Some((spec, liveness)))
-}
-
-/// Waits until nobody else is launching a scheduler of this cluster.
-pub(super) async fn right_to_launch(state: &StateDir) -> Result<LaunchRight, UpError> {
-    let started = Instant::now();
-    loop {
-        match launch_right::take(state.path())? {
-            Ok(right) => return Ok(right),
-            Err(other) if started.elapsed() > OTHERS_PATIENCE => {
-                return Err(UpError::Busy { name: state.name().to_owned(), by: Box::new(other) });
-            }
-            Err(_) => tokio::time::sleep(LOOK).await,
-        }
-    }
 }
 
 pub(super) fn identity_of(state: &StateDir, spec: &ClusterSpec) -> Result<Transport, UpError> {
@@ -163,14 +194,16 @@ async fn reconcile(
     wish: &Wish,
     old: &ClusterSpec,
     mut client: Client,
+    patience: Patience,
 ) -> Result<(Client, Brought), UpError> {
     let before = status(&mut client).await?;
     if before.going_down && !wish.replace {
         return Err(UpError::GoingDown { name: state.name().to_owned(), assigned: before.counts.assigned });
     }
     if check_differences(state, wish, old)? || before.going_down {
+        let right = launch::right(state, patience).await?;
         down::down(state, old, &identity_of(state, old)?, Duration::ZERO, || ()).await?;
-        return Ok((start(state, wish).await?, Brought::Started));
+        return Ok((start(state, wish, right, patience).await?, Brought::Started));
     }
     if wish.workers_given || before.stopped {
         // A cluster that had stopped asking for workers begins again.
@@ -194,6 +227,33 @@ fn check_differences(state: &StateDir, wish: &Wish, old: &ClusterSpec) -> Result
         return Err(UpError::Differs { name: state.name().to_owned(), differences });
     }
     Ok(!differences.is_empty())
+}
+
+/// The specification of a cluster that goes on, with what was given for its next scheduler: where that runs, and as what
+/// job, needn't be as it was.
+fn with_scheduler(state: &StateDir, wish: &Wish, old: ClusterSpec) -> Result<ClusterSpec, UpError> {
+    let given = wish.of_scheduler();
+    if differences(&old, &wish.spec, &given).is_empty() {
+        return Ok(old);
+    }
+    let unusable = |reason: String| StateError::Malformed { path: state.cluster_path(), reason };
+    let table = |spec: &ClusterSpec| {
+        toml::Table::try_from(&spec.settings).map_err(|error| unusable(error.to_string()))
+    };
+    let (mut settings, asked) = (table(&old)?, table(&wish.spec)?);
+    for key in given.iter().filter_map(|key| key.strip_prefix("scheduler.")) {
+        let asked = asked.get("scheduler").and_then(|section| section.get(key));
+        let section = settings.get_mut("scheduler").and_then(toml::Value::as_table_mut);
+        if let (Some(section), Some(asked)) = (section, asked) {
+            section.insert(key.to_owned(), asked.clone());
+        }
+    }
+    let settings = settings.try_into().map_err(|error| unusable(error.to_string()))?;
+    let spec = ClusterSpec { settings, ..old };
+    if let Some(file) = state.read_cluster()? {
+        state.write_cluster(&file.with_spec(&spec)?)?;
+    }
+    Ok(spec)
 }
 
 /// One line a setting that was given and is otherwise in the living cluster.
@@ -221,7 +281,7 @@ fn differences(old: &ClusterSpec, new: &ClusterSpec, given: &[String]) -> Vec<St
 async fn clear_away(state: &StateDir, spec: &ClusterSpec) -> Result<(), UpError> {
     down::fence_off(state)?;
     if let Some(batch) = spec.batch(state) {
-        down::sweep(state, &batch).await?;
+        down::sweep(state, &batch, "").await?;
     }
     state.remove_contact()?;
     put_journal_aside(state)
@@ -247,12 +307,37 @@ fn put_journal_aside(state: &StateDir) -> Result<(), UpError> {
     Ok(())
 }
 
-async fn start(state: &StateDir, wish: &Wish) -> Result<Client, UpError> {
+async fn start(
+    state: &StateDir,
+    wish: &Wish,
+    right: LaunchRight,
+    patience: Patience,
+) -> Result<Client, UpError> {
     // Of a cluster that was brought down in order: what was left of it was given up then.
     put_journal_aside(state)?;
     begin_life(state, &wish.spec)?;
-    launch::launch(state, &wish.spec, None).await?;
+    let beginning = Beginning { begins: true, stood_still: None };
+    if let Err(error) = launch::launch(state, &wish.spec, beginning, right, patience).await {
+        return Err(clear_launch(state, &wish.spec, error).await);
+    }
     Ok(Client::connect(state.clone(), identity_of(state, &wish.spec)?).await?)
+}
+
+/// Nothing is left of a launch that failed for good.
+async fn clear_launch(state: &StateDir, spec: &ClusterSpec, error: LaunchError) -> UpError {
+    let submitted = matches!(&error, LaunchError::Job(job) if !matches!(job, JobError::TimedOut { .. }));
+    if !submitted {
+        return error.into();
+    }
+    let links = match identity_of(state, spec) {
+        Ok(links) => links,
+        Err(error) => return error,
+    };
+    // The scheduler itself may be there by now.
+    match down::down(state, spec, &links, Duration::ZERO, || ()).await {
+        Ok(_) => error.into(),
+        Err(left) => UpError::NotSure { error: Box::new(error), left: Box::new(left) },
+    }
 }
 
 fn begin_life(state: &StateDir, spec: &ClusterSpec) -> Result<(), UpError> {
@@ -349,13 +434,7 @@ pub fn job_log(state: &StateDir, spec: &ClusterSpec, allocation: AllocationId) -
     let intents = Intents::open(&state.intents_dir(), identity.cluster_id()).ok()?;
     let purpose = allocation.to_string();
     let name = intents.list().filter(|intent| intent.purpose == purpose).last()?.name.clone();
-    let log = spec.job_log(state, &name);
-    let words = match launch::tail(&log, LOG_TAIL_BYTES) {
-        Ok(text) if text.trim().is_empty() => format!("its log {} is empty", log.display()),
-        Ok(text) => format!("its log {} ends with:\n{}", log.display(), text.trim_end()),
-        Err(error) => format!("it has no log {} ({error}): can jobs write there?", log.display()),
-    };
-    Some(words)
+    Some(launch::log_words(&spec.job_log(state, &name)))
 }
 
 /// The batch system has answered about every allocation that is under way, or its workers are here.

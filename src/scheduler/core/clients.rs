@@ -95,6 +95,10 @@ impl Core {
             Request::Datasets | Request::DatasetFile { .. } => {
                 refuse(RefusalKind::Unavailable, "this scheduler has no datasets at hand")
             }
+            // Whether this one may be relieved is for whoever runs it to say.
+            Request::Relieve { .. } => {
+                refuse(RefusalKind::Unavailable, "this scheduler is not to be relieved".to_owned())
+            }
             Request::Down { drain_ms } => {
                 self.persist(Record::GoingDown { drain_ms }, out);
                 return self.take_down(Some((peer, call)), drain_ms);

@@ -1,5 +1,7 @@
 //! Whether this process may become the scheduler: only where nobody else can be it any more.
 
+use super::own_job;
+use crate::scheduler::spec::ClusterSpec;
 use crate::state::lease::{self, Seen, Standstill};
 use crate::state::{Epoch, LeaseWatch, StateDir, epoch};
 use std::time::{Duration, Instant};
@@ -15,10 +17,11 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The state directory can't be used.
 pub(super) async fn claim(
     state: &StateDir,
+    spec: &ClusterSpec,
     note: &str,
     stood_still: Option<Standstill>,
 ) -> anyhow::Result<Option<Epoch>> {
-    if let Some(holder) = living_holder(state, stood_still).await? {
+    if let Some(holder) = living_holder(state, spec, stood_still).await? {
         info!("the scheduler of epoch {} lives on {}: nothing to do", holder.epoch, holder.holder.host);
         return Ok(None);
     }
@@ -33,7 +36,11 @@ pub(super) async fn claim(
 }
 
 /// Watches the lease until it is clear whether its holder lives.
-async fn living_holder(state: &StateDir, stood_still: Option<Standstill>) -> anyhow::Result<Option<Seen>> {
+async fn living_holder(
+    state: &StateDir,
+    spec: &ClusterSpec,
+    stood_still: Option<Standstill>,
+) -> anyhow::Result<Option<Seen>> {
     let (started, mut watch) = (Instant::now(), LeaseWatch::default());
     let mut first: Option<Seen> = None;
     loop {
@@ -43,6 +50,12 @@ async fn living_holder(state: &StateDir, stood_still: Option<Standstill>) -> any
         }
         match &first {
             None => {
+                let contact = state.read_contact()?.filter(|contact| contact.epoch == seen.epoch);
+                if let Some(contact) = contact
+                    && own_job::is_over(state, spec, &contact).await
+                {
+                    return Ok(None);
+                }
                 let seconds = lease::CLAIM_AFTER.as_secs();
                 info!("watching for {seconds} s whether the scheduler of epoch {} lives", seen.epoch);
                 first = Some(seen);
