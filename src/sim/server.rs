@@ -41,6 +41,7 @@ pub(super) struct Server {
     pub hangs_until: u64,
     /// It is stopped, and wakes up where it was.
     pub is_paused: bool,
+    pub was_paused: bool,
     /// What its threads do when it wakes up.
     pub asleep: Vec<Happening>,
 }
@@ -98,6 +99,7 @@ impl World {
             last_good: began,
             hangs_until: 0,
             is_paused: false,
+            was_paused: false,
             asleep: Vec::new(),
         };
         self.servers.insert(life, server);
