@@ -1,8 +1,8 @@
 //! Whether a serving scheduler may still speak: its beats, its own clock, and what keeps it from both.
 
+use super::Plant;
 use super::faults::Fault;
 use super::world::{Happening, World};
-use super::{Plant, SECOND};
 use crate::state::lease::{BEAT_EVERY, SILENT_AFTER};
 
 impl World {
@@ -121,6 +121,3 @@ impl World {
         }
     }
 }
-
-/// How long a worker goes by what it knows before it looks at the contact file again.
-pub(super) const LOOK_EVERY: (u64, u64) = (10 * SECOND, 30 * SECOND);

@@ -2,7 +2,7 @@
 //! commands write.
 
 use crate::graph::{GraphId, TaskId};
-use crate::protocol::{AllocationId, Execution, RequestId};
+use crate::protocol::{AllocationId, Completion, Execution, RequestId, WorkerId};
 use crate::scheduler::record::{Fate, Record};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -14,6 +14,8 @@ pub struct Disk {
     counted: Counted,
     /// File contents: which task wrote it.
     pub files: BTreeMap<String, u64>,
+    /// What workers left behind.
+    pub outbox: Vec<(WorkerId, Vec<Completion>)>,
 }
 
 #[derive(Default)]

@@ -103,6 +103,9 @@ impl World {
             asleep: Vec::new(),
         };
         self.servers.insert(life, server);
+        for (worker, completions) in self.disk.outbox.clone() {
+            self.server_takes(life, None, Event::LeftBehind { worker, completions });
+        }
         self.after(0, Happening::ServerTicks { life });
         self.after(SECOND, Happening::Polls { life });
         self.after(0, Happening::Beats { life });
@@ -171,7 +174,7 @@ impl World {
 
     /// A supervisor connects, and tells that its worker is dead. Without a scheduler it tries again.
     pub fn death_told(&mut self, id: WorkerId, tries: u32) {
-        if let Some(link) = self.open_link(Peer::Supervisor) {
+        if let Some(link) = self.open_link(Peer::Supervisor, 0) {
             if let Ok(frame) = protocol::encode(&[FromWorker::Dead { id, verdict: "killed".into() }]) {
                 self.send_up(link, frame);
             }
