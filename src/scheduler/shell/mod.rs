@@ -76,7 +76,7 @@ pub async fn serve(state: StateDir, stood_still: Option<Standstill>) -> anyhow::
     info!("epoch {} of cluster {} ({note})", epoch.number, state.name());
     let (events, incoming) = mpsc::channel(EVENT_QUEUE);
     let lease = LeaseKeeper::start(&state, &epoch.fence, &events)?;
-    let ended = hold(&state, &file, &epoch.fence, clock, lease.pulse(), events, incoming).await;
+    let ended = hold(&state, &file, &epoch.fence, clock, &lease, events, incoming).await;
     lease.release();
     ended
 }
@@ -87,7 +87,7 @@ async fn hold(
     file: &ClusterFile,
     fence: &Fence,
     clock: Clock,
-    pulse: Pulse,
+    lease: &LeaseKeeper,
     events: mpsc::Sender<Incoming>,
     incoming: mpsc::Receiver<Incoming>,
 ) -> anyhow::Result<()> {
@@ -101,7 +101,9 @@ async fn hold(
     let transport = ground::transport(state, &spec, Role::Scheduler)?;
     let listener = ground::listen(&spec.settings)?;
     // Nothing that can fail comes after this: who sees the contact finds a scheduler.
-    state.write_contact(&ground::contact(state, &listener, epoch, file)?)?;
+    let contact = ground::contact(state, &listener, epoch, file)?;
+    state.write_contact(&contact)?;
+    let _ = lease.contact().set(contact);
     info!("listening {} ms after the claim", clock.now().0 / 1_000_000);
     let (commands, launched) = mpsc::unbounded_channel();
     tokio::spawn(launcher.run(launched));
@@ -110,7 +112,7 @@ async fn hold(
     let mut shell = Shell {
         core,
         clock,
-        pulse,
+        pulse: lease.pulse(),
         peers,
         journal,
         commands,
@@ -122,7 +124,7 @@ async fn hold(
     };
     shell.start(inherited, left);
     let ended = shell.run(incoming).await;
-    let is_ours = state.read_contact()?.is_some_and(|contact| contact.epoch == epoch);
+    let is_ours = state.read_contact()?.is_some_and(|contact| contact.epoch <= epoch);
     if shell.exit.is_some() && is_ours {
         state.remove_contact()?;
     }
