@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jobq::batch::{AllocationSpec, SYSTEMS, Templates};
+use jobq::batch::{AllocationSpec, JobId, SYSTEMS, Templates};
 
 fn plain() -> AllocationSpec {
     AllocationSpec {
@@ -37,6 +37,7 @@ fn table() -> Vec<(&'static str, AllocationSpec)> {
             },
         ),
         ("named", AllocationSpec { account: "met-office".into(), qos: "high".into(), ..plain() }),
+        ("after", AllocationSpec { after: Some(JobId("4711".into())), ..plain() }),
         (
             "environment",
             AllocationSpec {

@@ -3,6 +3,8 @@
 
 #[path = "cluster_slurm/lab.rs"]
 mod lab;
+#[path = "cluster_slurm/scheduler_jobs.rs"]
+mod scheduler_jobs;
 mod support;
 
 use std::collections::BTreeSet;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use jobq::client::Client;
 use jobq::config::{Sources, load};
 use jobq::protocol::{Reply, Request};
-use jobq::scheduler::shell::{serve, transport};
+use jobq::scheduler::shell::{Start, serve, transport};
 use jobq::scheduler::spec::ClusterSpec;
 use jobq::state::{ClusterFile, Role, StateDir};
 use serde_json::Value;
@@ -162,7 +162,7 @@ fn a_living_cluster_answers_the_doctor_and_another_version_is_told() {
     let spec = cluster_of(&machine, &state);
     let scheduler = std::thread::spawn({
         let state = state.clone();
-        move || runtime().block_on(serve(state, None))
+        move || runtime().block_on(serve(state, Start::default()))
     });
     let contact = support::eventually_sync("a contact file", || state.read_contact().unwrap());
 

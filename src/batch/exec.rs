@@ -106,6 +106,19 @@ impl Batch {
         self.system.parse_submit(&output).map_err(|error| error.with_command(&invocation))
     }
 
+    /// Whether jobs can be submitted from this host, as far as that can be known without doing it.
+    ///
+    /// # Errors
+    /// `NotInstalled` without the batch system's commands; else as it says of `script`.
+    pub async fn may_submit(&self, script: &Path) -> Result<(), BatchError> {
+        if let [first, ..] = self.missing_programs().as_slice() {
+            return Err(self.not_installed(first));
+        }
+        let Some(invocation) = self.system.trial(script) else { return Ok(()) };
+        let output = self.run(&invocation).await?;
+        self.system.parse_trial(&output).map_err(|error| error.with_command(&invocation))
+    }
+
     /// The state of `ids`; one that the batch system doesn't mention is missing from the answer, which does not
     /// mean that it is over.
     ///
@@ -242,13 +255,15 @@ impl Batch {
         let Program::Named(name) = program else { return Ok(self.site.exe.clone()) };
         let path =
             environment.iter().find(|(variable, _)| variable == "PATH").map(|(_, value)| value.clone());
-        find_on_path(name, &path.unwrap_or_default()).ok_or_else(|| {
-            let summary = format!(
-                "{name} is not on PATH: the batch system `{}` is not installed here, or needs a `module load`",
-                self.system.name()
-            );
-            BatchError::new(ErrorKind::NotInstalled, summary)
-        })
+        find_on_path(name, &path.unwrap_or_default()).ok_or_else(|| self.not_installed(name))
+    }
+
+    fn not_installed(&self, program: &str) -> BatchError {
+        let summary = format!(
+            "{program} is not on PATH: the batch system `{}` is not installed here, or needs a `module load`",
+            self.system.name()
+        );
+        BatchError::new(ErrorKind::NotInstalled, summary)
     }
 }
 

@@ -65,6 +65,9 @@ impl BatchSystem for Local {
         if !spec.walltime.is_zero() {
             directives.push(format!("--time={}", spec.walltime.as_millis().div_ceil(1000)));
         }
+        if let Some(job) = &spec.after {
+            directives.push(format!("--after={}", script::job_word(job)?));
+        }
         directives.push(format!("--chdir={}", absolute("work_dir", &spec.work_dir)?));
         directives.push(format!("--output={}", absolute("log", &spec.log)?));
         script::render(self, templates, spec, localq::PREFIX, directives)

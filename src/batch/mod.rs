@@ -49,6 +49,8 @@ pub struct AllocationSpec {
     pub memory: u64,
     /// Rounded up to whole minutes where the batch system counts in minutes; zero: the queue's default.
     pub walltime: Duration,
+    /// It must not start before this job has: one that was cancelled or has ended counts as started.
+    pub after: Option<JobId>,
     /// The program (an absolute path) and arguments that the script `exec`s.
     pub command: Vec<String>,
     /// Absolute path of an existing directory in which the command runs.
@@ -122,6 +124,12 @@ pub enum JobState {
 }
 
 impl JobState {
+    /// Over, and its processes with it: what a lost node ran may run on.
+    #[must_use]
+    pub fn is_surely_over(&self) -> bool {
+        matches!(self, Self::Ended(outcome) if !matches!(outcome, Outcome::NodeFailed | Outcome::Unknown(_)))
+    }
+
     /// Queued or running: something that a sweep would have to cancel.
     #[must_use]
     pub fn is_live(&self) -> bool {
@@ -312,6 +320,17 @@ pub trait BatchSystem: Send + Sync {
     /// # Errors
     /// `Ambiguous` if the job may have been submitted all the same.
     fn parse_submit(&self, output: &Output) -> Result<JobId, BatchError>;
+
+    /// Have a script checked as if it were submitted from here, where the system can do that.
+    fn trial(&self, _script: &Path) -> Option<Invocation> {
+        None
+    }
+
+    /// # Errors
+    /// As [`BatchSystem::parse_submit`], but nothing was submitted.
+    fn parse_trial(&self, _output: &Output) -> Result<(), BatchError> {
+        Ok(())
+    }
 
     /// One query for any number of jobs.
     fn status(&self, query: &StatusQuery<'_>) -> Invocation;

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 use tera::{Context, Tera};
 
-use super::{AllocationSpec, BatchError, BatchSystem, ErrorKind};
+use super::{AllocationSpec, BatchError, BatchSystem, ErrorKind, JobId};
 
 /// What every template includes to start the command.
 const COMMAND_TEMPLATE: (&str, &str) = ("command", include_str!("../../templates/command.sh.tera"));
@@ -137,6 +137,18 @@ pub fn memory_mib(spec: &AllocationSpec) -> u64 {
 #[must_use]
 pub fn walltime_minutes(spec: &AllocationSpec) -> u64 {
     spec.walltime.as_millis().div_ceil(60_000).try_into().unwrap_or(u64::MAX)
+}
+
+/// The id of another job as a word of a directive.
+///
+/// # Errors
+/// `Refused` for one that no batch system gives.
+pub fn job_word(job: &JobId) -> Result<&str, BatchError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-[]".contains(c);
+    if job.0.is_empty() || !job.0.chars().all(plain) {
+        return Err(refused(format!("{:?} is no job to wait for", job.0)));
+    }
+    Ok(&job.0)
 }
 
 /// `word` as one word of a POSIX shell, in single quotes.

@@ -96,6 +96,18 @@ impl BatchSystem for Slurm {
         })
     }
 
+    fn trial(&self, script: &Path) -> Option<Invocation> {
+        Some(invocation(
+            "sbatch",
+            vec!["--test-only".to_owned(), script.display().to_string()],
+            SUBMIT_TIMEOUT,
+        ))
+    }
+
+    fn parse_trial(&self, output: &Output) -> Result<(), BatchError> {
+        if output.code == Some(0) { Ok(()) } else { Err(failure(output, true)) }
+    }
+
     fn status(&self, query: &StatusQuery<'_>) -> Invocation {
         // By user and not by id: one unknown id among one fails, among many is silence.
         self.find(query.user)
@@ -236,6 +248,9 @@ fn directives(spec: &AllocationSpec) -> Result<Vec<String>, BatchError> {
     }
     if !spec.walltime.is_zero() {
         lines.push(format!("--time={}", clock(script::walltime_minutes(spec))));
+    }
+    if let Some(job) = &spec.after {
+        lines.push(format!("--dependency=after:{}", script::job_word(job)?));
     }
     lines.push(format!("--chdir={}", directive_word(absolute("work_dir", &spec.work_dir)?)));
     lines.push(format!("--output={}", directive_word(&log.replace('%', "%%"))));

@@ -49,7 +49,7 @@ pub async fn client(context: &Context) -> Result<Client, CliError> {
     }
     let out = context.out;
     let tell = move |resumed: &Resumed| out.warning(resumption(resumed));
-    let reviver = Arc::new(Reviver::new(state.clone(), super::down::tell_waiting, Arc::new(tell)));
+    let reviver = Arc::new(Reviver::new(state.clone(), super::up::patience(None), Arc::new(tell)));
     Ok(revive::connect(&state, &links(&state)?, reviver).await?)
 }
 

@@ -3,6 +3,7 @@
 use super::Context;
 use super::connect::{block_on, cluster_spec};
 use super::exit::{CliError, Exit};
+use crate::cluster::launch::job::under_way;
 use crate::cluster::liveness::{Liveness, look};
 use crate::cluster::up::status;
 use crate::scheduler::shell::transport;
@@ -21,7 +22,7 @@ struct Report {
 #[derive(Serialize, Default)]
 struct Row {
     name: String,
-    /// up, down, dead, unreachable or broken.
+    /// up, starting, down, dead, unreachable or broken.
     state: String,
     host: String,
     workers: u32,
@@ -72,7 +73,13 @@ async fn one(root: &std::path::Path, name: &str) -> Result<Row, CliError> {
     let links =
         transport(&state, &spec, Role::Admin).map_err(|error| CliError::config(format!("{error:#}")))?;
     let host = state.read_contact()?.map(|contact| contact.host).unwrap_or_default();
+    let starting = || Row {
+        state: "starting".to_owned(),
+        note: "its scheduler's job was submitted; `jq status` waits for it".to_owned(),
+        ..Row::default()
+    };
     Ok(match look(&state, &links).await? {
+        Liveness::Down | Liveness::Dead(_) if under_way(&state)?.is_some() => starting(),
         Liveness::Alive(mut client) => {
             let status = status(&mut client).await?;
             let c = status.counts;

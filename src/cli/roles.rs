@@ -1,11 +1,12 @@
 //! The roles that scripts and `up` start: `scheduler`, `supervisor`, `worker`. People don't type them.
 
 pub mod scheduler {
-    //! The scheduler of a cluster, on this host.
+    //! The scheduler of a cluster: a batch job of its own, or left behind on this host.
 
     use super::super::Context;
     use super::super::exit::{CliError, Exit};
     use super::{log_to_stderr, multi_thread};
+    use crate::scheduler::shell::{Start, serve};
     use crate::state::StateDir;
     use crate::state::lease::Standstill;
     use std::path::PathBuf;
@@ -18,6 +19,9 @@ pub mod scheduler {
         /// The last scheduler's lease, which was watched for long and didn't move
         #[arg(long, value_name = "EPOCH:COUNTER")]
         stood_still: Option<Standstill>,
+        /// The unique name of the batch job that this is
+        #[arg(long, value_name = "NAME")]
+        job_name: Option<String>,
     }
 
     pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
@@ -26,8 +30,14 @@ pub mod scheduler {
         let _ = nix::unistd::setsid();
         log_to_stderr();
         let state = StateDir::open(&args.state_root, &context.cluster)?;
+        if let Some(name) = &args.job_name
+            && !super::is_wanted(&state, name)?
+        {
+            return Ok(Exit::Ok);
+        }
+        let start = Start { stood_still: args.stood_still, job_name: args.job_name };
         let runtime = multi_thread()?;
-        let ended = runtime.block_on(crate::scheduler::shell::serve(state, args.stood_still));
+        let ended = runtime.block_on(serve(state, start));
         // Links that are stuck must not keep the process.
         runtime.shutdown_timeout(std::time::Duration::from_secs(1));
         match ended {
@@ -44,18 +54,18 @@ pub mod supervisor {
     //! What a job's script becomes: it starts the workers of the allocation and watches them.
 
     use super::super::Context;
-    use super::super::connect::cluster_spec;
+    use super::super::connect::{block_on, cluster_spec};
     use super::super::exit::{CliError, Exit};
     use super::log_to_stderr;
     use crate::net::{Frame, Transport, values::hello};
     use crate::protocol::{self, FromWorker, PeerKind, WorkerId};
     use crate::scheduler::shell::transport;
-    use crate::scheduler::spec::ClusterSpec;
+    use crate::scheduler::walltime;
     use crate::state::{Role, StateDir};
     use crate::worker::supervisor::{Launch, Settings, VerdictRecord};
     use std::ffi::OsString;
     use std::path::PathBuf;
-    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+    use std::time::Duration;
 
     #[derive(clap::Args)]
     pub struct Args {
@@ -89,7 +99,13 @@ pub mod supervisor {
         }
         let spec = cluster_spec(&state)?;
         let links = transport(&state, &spec, Role::Worker).map_err(|e| CliError::config(format!("{e:#}")))?;
-        let deadline = args.deadline.unwrap_or_else(|| deadline(&state, &spec));
+        let deadline = match (args.deadline, spec.batch(&state)) {
+            (Some(deadline), _) => deadline,
+            (None, Some(batch)) => {
+                block_on(async { Ok(walltime::end(&batch, spec.settings.profile.walltime).await) })?
+            }
+            (None, None) => 0,
+        };
         let names = match &args.worker {
             Some(name) => vec![name.clone()],
             None => worker_names(args.allocation, spec.settings.profile.workers_per_job),
@@ -142,28 +158,6 @@ pub mod supervisor {
             return vec![format!("w{allocation}")];
         }
         (1..=count).map(|number| format!("w{allocation}.{number}")).collect()
-    }
-
-    /// When the walltime ends: as the batch system says, else from now and what was asked for; 0: never.
-    fn deadline(state: &StateDir, spec: &ClusterSpec) -> u64 {
-        let asked_for = spec.settings.profile.walltime.as_secs();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let otherwise = if asked_for == 0 { 0 } else { now + asked_for };
-        let Some(batch) = spec.batch(state) else { return otherwise };
-        let Ok(job) = std::env::var(batch.system().variables().job_id) else { return otherwise };
-        let told = super::super::connect::block_on(async {
-            batch.deadline(&crate::batch::JobId(job)).await.map_err(CliError::from)
-        });
-        match told {
-            Ok(told) => told.unwrap_or(otherwise),
-            Err(error) => {
-                tracing::warn!(
-                    "the end of the walltime is reckoned from what was asked for: {}",
-                    error.message
-                );
-                otherwise
-            }
-        }
     }
 
     fn report_death(state: &StateDir, links: &Transport, verdict: &VerdictRecord) -> Result<(), String> {

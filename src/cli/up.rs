@@ -6,6 +6,8 @@ use super::exit::{CliError, Exit};
 use super::up_flags::UpFlags;
 use crate::client::Client;
 use crate::cluster::down;
+use crate::cluster::launch::job::JobError;
+use crate::cluster::launch::{LaunchError, Patience};
 use crate::cluster::up::{Brought, UpError, Wish, bring_up, job_log, wait_for_workers};
 use crate::config::{Config, Settings, display_duration, display_size, parse_duration};
 use crate::protocol::StatusReport;
@@ -15,8 +17,9 @@ use crate::state::{Role, StateDir, StateError};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde::Serialize;
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(clap::Args, Clone, Debug, PartialEq)]
@@ -62,6 +65,8 @@ struct Report<'a> {
     target: u32,
     connected: u32,
     allocations: Vec<String>,
+    /// The job in which the scheduler runs; empty: in none.
+    scheduler_job: String,
 }
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
@@ -77,7 +82,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         }
     };
     if args.dry_run {
-        return super::script::print(&spec.settings, spec.workers, context, true);
+        return super::script::print(&spec.settings, spec.workers, super::script::Of::Worker, context, true);
     }
     let state = StateDir::create(&spec.settings.cluster.state_dir, &context.cluster)?;
     if spec.insecure {
@@ -130,11 +135,18 @@ async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) 
         given.extend(["profile.system".to_owned(), "profile.queue".to_owned()]);
     }
     let wish = Wish { spec, workers_given: args.cluster.workers.is_some(), given, replace: args.replace };
-    let (mut client, brought) =
-        bring_up(&state, &wish, super::down::tell_waiting).await.map_err(|error| explain(error, context))?;
+    let began = Instant::now();
+    let (mut client, brought) = tokio::select! {
+        brought = bring_up(&state, &wish, patience(args.timeout)) => brought.map_err(|error| explain(error, context))?,
+        exit = interrupted() => {
+            context.out.note(format!("what was submitted stays; `{} down` ends it", context.program));
+            return Err(CliError::silent(exit));
+        }
+    };
     tell_losses(&brought, context);
     let ours = matches!(brought, Brought::Started | Brought::Afresh(_));
-    match wait(args, ours, &state, &mut client, context).await {
+    let timeout = args.timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
+    match wait(args, timeout, ours, &state, &mut client, context).await {
         Ok(status) => report(&state, &cluster_spec(&state)?, &status, &brought, context)?,
         Err(NotThere::Refused(error)) => {
             return Err(error.hint(if ours {
@@ -168,6 +180,7 @@ enum NotThere {
 
 async fn wait(
     args: &Args,
+    timeout: Option<Duration>,
     fresh: bool,
     state: &StateDir,
     client: &mut Client,
@@ -185,7 +198,7 @@ async fn wait(
     let bar = context.out.progress(u64::from(wanted.unwrap_or(0)), "workers");
     let progress = |status: &StatusReport| bar.set_position(u64::from(status.connected));
     let waited = tokio::select! {
-        waited = wait_for_workers(client, wanted, args.timeout, fresh, progress) => waited,
+        waited = wait_for_workers(client, wanted, timeout, fresh, progress) => waited,
         exit = interrupted() => {
             bar.finish_and_clear();
             if args.command.is_empty() {
@@ -258,8 +271,9 @@ fn report(
     brought: &Brought,
     context: &Context,
 ) -> Result<(), CliError> {
-    let address =
-        state.read_contact()?.and_then(|contact| contact.addresses.first().cloned()).unwrap_or_default();
+    let contact = state.read_contact()?;
+    let address = contact.as_ref().and_then(|contact| contact.addresses.first().cloned()).unwrap_or_default();
+    let (job, host) = contact.map_or((String::new(), String::new()), |contact| (contact.job, contact.host));
     let open = status.allocations.iter().filter(|a| is_open(a) && !a.job.is_empty());
     let allocations: Vec<String> = open.map(|a| a.job.clone()).collect();
     let was_up = matches!(brought, Brought::WasUp);
@@ -274,6 +288,7 @@ fn report(
             target: status.target,
             connected: status.connected,
             allocations,
+            scheduler_job: job,
         });
     }
     let how = match brought {
@@ -283,6 +298,9 @@ fn report(
     };
     context.out.line(format!("cluster {} {how} at {address}", state.name()))?;
     context.out.line(arithmetic(spec, status.target))?;
+    if !job.is_empty() {
+        context.out.line(format!("the scheduler is job {job} on {host}"))?;
+    }
     let waiting = status.target.saturating_sub(status.connected);
     let waiting = if waiting > 0 { format!(", {waiting} to come") } else { String::new() };
     context.out.line(format!(
@@ -375,9 +393,42 @@ async fn until_end(child: &mut tokio::process::Child) -> std::io::Result<std::pr
     }
 }
 
-fn explain(error: UpError, context: &Context) -> CliError {
-    let program = context.program;
+/// Tells on stderr what takes its time, and waits for a scheduler's job for so long.
+pub fn patience(timeout: Option<Duration>) -> Patience {
+    // A closed stderr is no reason to stop.
+    let say = |words: &str| drop(writeln!(std::io::stderr(), "{words}"));
+    Patience { waiting: super::down::tell_waiting, say, timeout }
+}
+
+fn explain_launch(error: &LaunchError, context: &Context) -> CliError {
+    let (program, words) = (context.program, error.to_string());
     match error {
+        LaunchError::Job(JobError::Batch(error)) => CliError::new(Exit::from_contract(error.kind.exit_code()), words),
+        LaunchError::Job(JobError::TimedOut { .. }) => CliError::new(Exit::TimedOut, words).hint(format!(
+            "its job stays in the queue: `{program} status` waits for it, `{program} down` ends it"
+        )),
+        LaunchError::Job(JobError::CantSubmit { .. }) => CliError::config(words)
+            .hint(format!("`{program} up --scheduler here` runs the scheduler on this host")),
+        LaunchError::Job(JobError::GivenUp) | LaunchError::AnotherLives => CliError::unavailable(words),
+        LaunchError::Job(JobError::Never { .. } | JobError::Ended { .. }) => CliError::config(words)
+            .hint(format!("`{program} doctor` and `{program} queues` look closer; [scheduler] in the configuration has what its job asks for")),
+        _ => CliError::config(words),
+    }
+}
+
+fn explain(error: UpError, context: &Context) -> CliError {
+    let (program, whole) = (context.program, error.to_string());
+    match error {
+        UpError::Launch(error) => explain_launch(&error, context),
+        UpError::NotSure { ref error, .. } => {
+            let exit = explain_launch(error, context).exit;
+            CliError::new(exit, whole).hint(format!(
+                "`{program} down`, once the batch system answers, makes sure that nothing is left; what starts before \
+                 that leaves at once"
+            ))
+        }
+        UpError::OnItsWay(_) => CliError::unavailable(error.to_string())
+            .hint(format!("`{program} status` waits for it, `{program} down` ends it")),
         UpError::Client(error) => error.into(),
         UpError::State(error) => error.into(),
         UpError::Down(error) => super::down::explain(error),
@@ -393,7 +444,7 @@ fn explain(error: UpError, context: &Context) -> CliError {
                 .hint(format!("the cluster stays up: `{program} status` shows it, `{program} down` ends it"))
         }
         UpError::Busy { .. } => CliError::new(Exit::TryAgain, error.to_string()),
-        UpError::Launch(_) | UpError::Past(_) | UpError::Identity(_) => CliError::config(error.to_string()),
+        UpError::Past(_) | UpError::Identity(_) => CliError::config(error.to_string()),
     }
 }
 

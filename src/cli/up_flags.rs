@@ -2,7 +2,8 @@
 
 use super::exit::CliError;
 use crate::config::{
-    Choice, Config, Flag, Settings, UnitError, display_duration, display_size, parse_duration, parse_size,
+    Choice, Config, Flag, PLACES, Settings, UnitError, display_duration, display_size, parse_duration,
+    parse_size,
 };
 use std::time::Duration;
 
@@ -32,8 +33,8 @@ pub struct UpFlags {
     /// Quality of service
     #[arg(long, value_name = "Q")]
     pub qos: Option<String>,
-    /// Where the scheduler runs: on this host, the only place that there is
-    #[arg(long, value_name = "here", value_parser = ["here"])]
+    /// Where the scheduler runs: in a batch job of its own, or on this host; auto: in a job on a batch system
+    #[arg(long, value_name = "auto|job|here", value_parser = clap::builder::PossibleValuesParser::new(PLACES))]
     pub scheduler: Option<String>,
     /// One more line for the job script's header, without its marker (repeatable)
     #[arg(long = "extra-directive", value_name = "D", allow_hyphen_values = true)]
@@ -88,6 +89,7 @@ impl UpFlags {
         one("profile.walltime", self.walltime.map(display_duration), "--walltime");
         one("profile.account", self.account.clone(), "--account");
         one("profile.qos", self.qos.clone(), "--qos");
+        one("scheduler.place", self.scheduler.clone(), "--scheduler");
         one("worker.death_timeout", self.death_timeout.map(display_duration), "--death-timeout");
         let extra = |d: &String| list_item("profile.extra_directives", d, "--extra-directive");
         flags.extend(self.extra_directives.iter().map(extra));

@@ -1,6 +1,6 @@
 //! A client goes on when its scheduler doesn't: it finds the next one, or has it started.
 
-use super::{Client, ClientError, Link, is_patient, open};
+use super::{Client, ClientError, Link, is_patient, open, open_at};
 use crate::net::Backoff;
 use crate::protocol::{Counts, Reply, Request};
 use std::future::Future;
@@ -15,6 +15,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LAST_WAIT: Duration = Duration::from_secs(5);
 /// Links that break before the scheduler ever said a word: it doesn't take us for one of its own.
 const UNANSWERED_TRIES: u32 = 3;
+const TURNED_AWAY_WITHIN: Duration = Duration::from_secs(2);
 
 /// What came of a try to start a scheduler in a dead one's place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +56,8 @@ impl Client {
             }
             let since = *broken_since.get_or_insert(began);
             breaks += 1;
+            // Who isn't taken for a client is turned away at once.
+            self.answered |= began.elapsed() > TURNED_AWAY_WITHIN;
             let refused = !self.answered && breaks >= UNANSWERED_TRIES;
             let silent = matches!(error, ClientError::Silent { .. }) && breaks > 1;
             let over = matches!(request, Request::Down { .. });
@@ -66,7 +69,13 @@ impl Client {
     }
 
     /// A link to whoever is the scheduler now. `wait`: not at once.
-    async fn follow(&self, until: Instant, wait: bool) -> Result<Link, ClientError> {
+    async fn follow(&mut self, until: Instant, wait: bool) -> Result<Link, ClientError> {
+        let moved = std::mem::take(&mut self.moved);
+        if !moved.is_empty()
+            && let Ok(link) = open_at(&self.state, &self.transport, &moved, String::new()).await
+        {
+            return Ok(link);
+        }
         let mut backoff = Backoff::new(FIRST_WAIT, LAST_WAIT);
         let mut wait = wait;
         loop {

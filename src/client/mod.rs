@@ -71,6 +71,8 @@ pub struct Client {
     life: String,
     /// Who starts another scheduler where this one has died.
     reviver: Option<Arc<dyn Revive>>,
+    /// Where the last scheduler said that the next one is.
+    moved: Vec<String>,
     next_call: u64,
     /// Whether a scheduler ever said anything.
     answered: bool,
@@ -108,7 +110,16 @@ impl Client {
     /// There is none, or it doesn't answer.
     pub async fn connect(state: StateDir, transport: Transport) -> Result<Client, ClientError> {
         let (link, life) = open(&state, &transport).await?;
-        Ok(Client { state, transport, link, life, reviver: None, next_call: NO_CALL, answered: false })
+        Ok(Client {
+            state,
+            transport,
+            link,
+            life,
+            reviver: None,
+            moved: Vec::new(),
+            next_call: NO_CALL,
+            answered: false,
+        })
     }
 
     /// The same, and from now on a scheduler that dies is started again.
@@ -144,6 +155,8 @@ impl Client {
             for message in messages.into_iter().filter(|message| [call, NO_CALL].contains(&message.call)) {
                 match message.reply {
                     Reply::Progress(counts) => progress(&counts),
+                    // The link breaks soon; then it is known where to go.
+                    Reply::Moved { addresses } => self.moved = addresses,
                     reply => return Ok(reply),
                 }
             }
@@ -297,12 +310,21 @@ fn is_patient(request: &Request) -> bool {
 async fn open(state: &StateDir, transport: &Transport) -> Result<(Link, String), ClientError> {
     let not_up = || ClientError::NotUp { name: state.name().to_owned() };
     let contact = state.read_contact()?.ok_or_else(not_up)?;
-    let link = transport.connect(&contact.addresses, Role::Scheduler, CONNECT_TIMEOUT).await;
-    let unreachable =
-        |source| ClientError::Unreachable { name: state.name().to_owned(), host: contact.host, source };
+    let host = contact.host;
+    Ok((open_at(state, transport, &contact.addresses, host).await?, contact.life))
+}
+
+async fn open_at(
+    state: &StateDir,
+    transport: &Transport,
+    addresses: &[String],
+    host: String,
+) -> Result<Link, ClientError> {
+    let link = transport.connect(addresses, Role::Scheduler, CONNECT_TIMEOUT).await;
+    let unreachable = |source| ClientError::Unreachable { name: state.name().to_owned(), host, source };
     let (reader, mut writer) = link.map_err(unreachable)?.split();
     writer.send_all(&[values::hello(PeerKind::Client)]).await?;
-    Ok((Link { reader, writer }, contact.life))
+    Ok(Link { reader, writer })
 }
 
 /// The error for an answer that doesn't belong to the request.

@@ -53,7 +53,8 @@ pub async fn down(
     waiting: impl FnOnce(),
 ) -> Result<Downed, DownError> {
     let mut downed = Downed::default();
-    match look_patiently(state, transport, waiting).await? {
+    let scheduler = state.read_contact()?.map_or(String::new(), |contact| contact.job_name);
+    match look_patiently(state, spec, transport, waiting).await? {
         Liveness::Alive(mut client) => {
             downed.was_alive = true;
             let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
@@ -75,7 +76,7 @@ pub async fn down(
         Liveness::Unreachable(error) => return Err(error.into()),
     }
     if let Some(batch) = spec.batch(state) {
-        downed.swept = sweep(state, &batch).await?;
+        downed.swept = sweep(state, &batch, &scheduler).await?;
     }
     Ok(downed)
 }
@@ -117,11 +118,12 @@ fn open_intents(state: &StateDir) -> Result<Intents, StateError> {
 }
 
 /// Cancels whatever bears this cluster's name in the batch system, until nothing does. A job that comes to life after
-/// this all the same, because its submit's answer was lost or it can't be cancelled now, leaves at once.
+/// this all the same, because its submit's answer was lost or it can't be cancelled now, leaves at once. The job of
+/// the name `ending` is about to end by itself, and gets a moment for that.
 ///
 /// # Errors
 /// The batch system can't be asked although jobs of ours may exist, or doesn't let go.
-pub async fn sweep(state: &StateDir, batch: &Batch) -> Result<Vec<String>, DownError> {
+pub async fn sweep(state: &StateDir, batch: &Batch, ending: &str) -> Result<Vec<String>, DownError> {
     let mut intents = open_intents(state)?;
     if intents.list().next().is_none() {
         return Ok(Vec::new());
@@ -136,6 +138,9 @@ pub async fn sweep(state: &StateDir, batch: &Batch) -> Result<Vec<String>, DownE
         intents.settle(&intent.name, Outcome::Unwanted { job })?;
     }
     let prefix = intent::prefix(state.identity(Role::Admin)?.cluster_id());
+    if !ending.is_empty() {
+        has_left(batch, ending).await?;
+    }
     let patience = if open.is_empty() { Duration::ZERO } else { BUSY_FOR };
     let mut swept = match sweep_by_name(batch, &prefix, patience).await {
         Ok(swept) => swept,
@@ -151,6 +156,21 @@ pub async fn sweep(state: &StateDir, batch: &Batch) -> Result<Vec<String>, DownE
     swept.sort();
     swept.dedup();
     Ok(swept)
+}
+
+/// Waits for a job to be over by itself, for a while.
+async fn has_left(batch: &Batch, name: &str) -> Result<(), DownError> {
+    let started = Instant::now();
+    while started.elapsed() < BUSY_FOR {
+        match batch.find(name).await {
+            Ok(found) if found.iter().any(|job| job.name == name && job.state.is_live()) => {}
+            Ok(_) => return Ok(()),
+            // Whoever sweeps asks again, and says so.
+            Err(_) => return Ok(()),
+        }
+        tokio::time::sleep(SWEEP_WAIT).await;
+    }
+    Ok(())
 }
 
 async fn sweep_by_name(batch: &Batch, prefix: &str, patience: Duration) -> Result<Vec<String>, DownError> {

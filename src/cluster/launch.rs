@@ -1,94 +1,110 @@
-//! Starts a scheduler on this host that outlives the shell.
+//! Starts a scheduler where it is to run: in a batch job, or left behind on this host.
 
-use crate::scheduler::spec::ClusterSpec;
+mod here;
+pub mod job;
+mod service;
+
+use crate::scheduler::spec::{ClusterSpec, Place};
+use crate::state::launch::LaunchRight;
 use crate::state::lease::Standstill;
 use crate::state::{Contact, StateDir, StateError};
-use std::fs::OpenOptions;
+use job::JobError;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
-/// For the scheduler's first sign of life: TLS keys, a claim, a socket; file servers take their time.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(5);
-/// Of the log, when it didn't start.
+/// Of a log, in an error message.
 const TAIL_BYTES: u64 = 2000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     #[error("{}: {source}", program.display())]
-    Spawn { program: PathBuf, source: std::io::Error },
+    Spawn { program: std::path::PathBuf, source: std::io::Error },
     #[error("the scheduler ended at once ({status}); its log ends with:\n{tail}")]
     Ended { status: String, tail: String },
     #[error("a scheduler was started, and found another one alive; try again")]
     AnotherLives,
-    #[error("the scheduler gave no sign of life within {} s; its log ends with:\n{tail}", START_TIMEOUT.as_secs())]
+    #[error("the scheduler gave no sign of life within {} s; its log ends with:\n{tail}", here::START_TIMEOUT.as_secs())]
     Silent { tail: String },
+    #[error(transparent)]
+    Job(#[from] JobError),
     #[error(transparent)]
     State(#[from] StateError),
 }
 
-/// Starts the scheduler in a session of its own, and returns once it can be connected to. `stood_still`: the last
-/// one's lease, if it was watched for long enough.
+/// How long whoever brings a cluster up waits, and whom it tells.
+#[derive(Clone, Copy)]
+pub struct Patience {
+    /// Called before it is watched for half a minute whether an unreachable scheduler still lives.
+    pub waiting: fn(),
+    /// Told whatever is new about what takes its time.
+    pub say: fn(&str),
+    /// For a scheduler's job to start; `None`: as long as it takes.
+    pub timeout: Option<Duration>,
+}
+
+/// What a scheduler begins with.
+#[derive(Clone, Copy, Default)]
+pub struct Beginning {
+    /// The cluster comes up, rather than going on: its first workers are asked for at once.
+    pub begins: bool,
+    /// The last scheduler's lease, if it was watched for long enough.
+    pub stood_still: Option<Standstill>,
+}
+
+/// Starts the scheduler, and returns once it can be connected to.
 ///
 /// # Errors
-/// It can't be started, or ends at once: with its own words.
+/// It can't be started, or ends at once: with its own words. What was submitted is cancelled, except where it only takes
+/// longer than there is patience for.
 pub async fn launch(
     state: &StateDir,
     spec: &ClusterSpec,
-    stood_still: Option<Standstill>,
+    beginning: Beginning,
+    right: LaunchRight,
+    patience: Patience,
 ) -> Result<Contact, LaunchError> {
-    let log = state.path().join("scheduler.log");
-    let spawn_error = |source| LaunchError::Spawn { program: spec.exe.clone(), source };
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&log).map_err(spawn_error)?;
-    let errors = file.try_clone().map_err(spawn_error)?;
+    if spec.place() == Place::Here {
+        return here::launch(state, spec, beginning.stood_still, patience.say).await;
+    }
     let before = state.read_contact()?.map(|contact| contact.epoch);
-    let mut child = Command::new(&spec.exe)
-        .arg("scheduler")
-        .arg("--state-root")
-        .arg(state.root())
-        .arg("--name")
-        .arg(state.name())
-        .args(stood_still.into_iter().flat_map(|still| ["--stood-still".to_owned(), still.to_string()]))
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(file)
-        .stderr(errors)
-        .spawn()
-        .map_err(spawn_error)?;
-    let started = Instant::now();
-    loop {
-        if let Some(contact) = state.read_contact()?.filter(|contact| Some(contact.epoch) > before) {
-            return Ok(contact);
-        }
-        if let Ok(Some(status)) = child.try_wait() {
-            if status.success() {
-                return Err(LaunchError::AnotherLives);
+    let name = job::submit(state, spec, beginning).await.map_err(JobError::from)?;
+    // From here on the intent stands for the launch: whoever comes now follows it too.
+    drop(right);
+    match job::follow(state, spec, &name, before, patience).await {
+        Err(JobError::CantSubmit { words }) if spec.settings.scheduler.place == "auto" => {
+            (patience.say)(&format!("{words}; the scheduler runs on this host instead"));
+            // Whoever starts it again is to know.
+            let mut spec = spec.clone();
+            "here".clone_into(&mut spec.settings.scheduler.place);
+            if let Some(file) = state.read_cluster()? {
+                state.write_cluster(&file.with_spec(&spec)?)?;
             }
-            return Err(LaunchError::Ended { status: status.to_string(), tail: tail_of(&log) });
+            here::launch(state, &spec, beginning.stood_still, patience.say).await
         }
-        if started.elapsed() > START_TIMEOUT {
-            // It must not come to life later, unasked for.
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(LaunchError::Silent { tail: tail_of(&log) });
-        }
-        tokio::time::sleep(LOOK).await;
+        followed => Ok(followed?),
     }
 }
 
-/// The end of the scheduler's log, for an error message.
+/// The end of a log, for an error message.
 fn tail_of(log: &Path) -> String {
     tail(log, TAIL_BYTES).unwrap_or_else(|error| format!("({}: {error})", log.display()))
+}
+
+/// What a job left in its log, for an error message.
+pub(super) fn log_words(log: &Path) -> String {
+    match tail(log, TAIL_BYTES) {
+        Ok(text) if text.trim().is_empty() => format!("its log {} is empty", log.display()),
+        Ok(text) => format!("its log {} ends with:\n{}", log.display(), text.trim_end()),
+        Err(error) => format!("it has no log {} ({error}): can jobs write there?", log.display()),
+    }
 }
 
 /// The last bytes of a log.
 ///
 /// # Errors
 /// It can't be read.
-pub(super) fn tail(log: &Path, nbytes: u64) -> std::io::Result<String> {
+fn tail(log: &Path, nbytes: u64) -> std::io::Result<String> {
     let mut file = std::fs::File::open(log)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(nbytes)))?;

@@ -5,7 +5,9 @@ use crate::net::Transport;
 use crate::protocol::Counts;
 use crate::scheduler::core::{CoreConfig, Replay};
 use crate::scheduler::event::{JournalSeq, Time};
+use crate::scheduler::shell::own_job;
 use crate::scheduler::shell::past::{self, PastError};
+use crate::scheduler::spec::ClusterSpec;
 use crate::state::lease::Standstill;
 use crate::state::{Contact, LeaseWatch, StateDir, epoch, lease};
 use std::time::Instant;
@@ -56,6 +58,7 @@ pub async fn look(state: &StateDir, transport: &Transport) -> Result<Liveness, C
 /// The state directory can't be read.
 pub async fn look_patiently(
     state: &StateDir,
+    spec: &ClusterSpec,
     transport: &Transport,
     waiting: impl FnOnce(),
 ) -> Result<Liveness, ClientError> {
@@ -66,6 +69,9 @@ pub async fn look_patiently(
     let (Some(contact), Some(first)) = (state.read_contact()?, lease::sight(state.path())?) else {
         return Ok(Liveness::Down);
     };
+    if first.is_of_last() && own_job::is_over(state, spec, &contact).await {
+        return Ok(Liveness::Dead(Dead { contact, highest: first.highest, stood_still: None }));
+    }
     waiting();
     let (started, mut watch) = (Instant::now(), LeaseWatch::default());
     watch.may_claim(&first, started.elapsed());

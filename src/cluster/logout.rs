@@ -80,7 +80,7 @@ impl Logout {
                  `jq up` lets it stay, and --scheduler job runs it in a batch job"
             ),
             Some(false) => "it stays when you log out (KillUserProcesses=no)".to_owned(),
-            None => "whether it stays when you log out is for this host to say, and it doesn't".to_owned(),
+            None => "it isn't known whether it stays when you log out: logind doesn't tell".to_owned(),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! A scheduler that died is replaced by another one, which goes on from its journal.
 
-use super::launch;
+use super::launch::{self, Beginning, Patience, job};
 use super::liveness::{Dead, Liveness};
-use super::up::{UpError, identity_of, known, right_to_launch, status};
+use super::up::{UpError, identity_of, our_turn, status};
 use crate::client::{Client, ClientError, Revival, Revive};
 use crate::net::Transport;
 use crate::protocol::StatusReport;
 use crate::scheduler::spec::ClusterSpec;
+use crate::state::launch::LaunchRight;
 use crate::state::{Contact, StateDir};
 use std::future::Future;
 use std::pin::Pin;
@@ -28,8 +29,11 @@ pub(super) async fn take_over(
     state: &StateDir,
     spec: &ClusterSpec,
     dead: Dead,
+    right: LaunchRight,
+    patience: Patience,
 ) -> Result<(Client, Resumed), UpError> {
-    launch::launch(state, spec, dead.stood_still).await?;
+    let beginning = Beginning { begins: false, stood_still: dead.stood_still };
+    launch::launch(state, spec, beginning, right, patience).await?;
     let mut client = Client::connect(state.clone(), identity_of(state, spec)?).await?;
     let status = status(&mut client).await?;
     Ok((client, Resumed { dead: dead.contact, status }))
@@ -41,22 +45,20 @@ pub type Tell = Arc<dyn Fn(&Resumed) + Send + Sync>;
 /// What a client's verb does about a dead scheduler.
 pub struct Reviver {
     state: StateDir,
-    /// Called before it is watched for half a minute whether an unreachable scheduler still lives.
-    waiting: fn(),
+    patience: Patience,
     tell: Tell,
 }
 
 impl Reviver {
-    pub fn new(state: StateDir, waiting: fn(), tell: Tell) -> Reviver {
-        Reviver { state, waiting, tell }
+    pub fn new(state: StateDir, patience: Patience, tell: Tell) -> Reviver {
+        Reviver { state, patience, tell }
     }
 
     async fn try_to(&self) -> Result<Revival, UpError> {
-        let _right = right_to_launch(&self.state).await?;
-        // Somebody else may have done it before it was our turn.
-        match known(&self.state, self.waiting).await? {
+        let (right, there) = our_turn(&self.state, self.patience, false).await?;
+        match there {
             Some((spec, Liveness::Dead(dead))) => {
-                let (_, resumed) = take_over(&self.state, &spec, dead).await?;
+                let (_, resumed) = take_over(&self.state, &spec, dead, right, self.patience).await?;
                 (self.tell)(&resumed);
                 Ok(Revival::Alive)
             }
@@ -75,7 +77,7 @@ impl Revive for Reviver {
             match self.try_to().await {
                 Ok(revival) => Ok(revival),
                 // It may still succeed.
-                Err(UpError::Busy { .. }) => Ok(Revival::Unreachable),
+                Err(UpError::Busy { .. } | UpError::OnItsWay(_)) => Ok(Revival::Unreachable),
                 Err(UpError::Client(error)) => Err(error),
                 Err(UpError::State(error)) => Err(error.into()),
                 Err(error) => {
@@ -98,6 +100,8 @@ pub async fn connect(
 ) -> Result<Client, ClientError> {
     let unreachable = match Client::connect(state.clone(), transport.clone()).await {
         Ok(client) => return Ok(client.reviving(reviver)),
+        // Its first scheduler may still be in the queue.
+        Err(error @ ClientError::NotUp { .. }) if job::under_way(state)?.is_some() => error,
         Err(error @ (ClientError::Unreachable { .. } | ClientError::Link(_))) => error,
         Err(error) => return Err(error),
     };

@@ -1,7 +1,8 @@
 //! Brings a cluster up, or finds that it is; and waits for its workers.
 
 use super::down::{self, DownError};
-use super::launch::{self, LaunchError};
+use super::launch::job::{self, JobError};
+use super::launch::{self, Beginning, LaunchError, Patience};
 use super::liveness::{Dead, Liveness, Remains, look, look_patiently, remains};
 use super::revive::{self, Resumed};
 use crate::client::{Client, ClientError};
@@ -13,18 +14,20 @@ use crate::scheduler::shell::{past::PastError, transport};
 use crate::scheduler::spec::ClusterSpec;
 use crate::state::Intents;
 use crate::state::launch::{self as launch_right, LaunchRight, Launching};
-use crate::state::{ClusterFile, Contact, Role, StateDir, StateError};
+use crate::state::{self, ClusterFile, Contact, Role, StateDir, StateError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Between two looks at a cluster that is coming up: short, since an embedded queue starts workers in no time.
 const LOOK: Duration = Duration::from_millis(20);
 const LATER_LOOK: Duration = Duration::from_millis(200);
-/// For somebody else who is bringing the cluster up: longer than its scheduler may take to start.
-const OTHERS_PATIENCE: Duration = Duration::from_secs(60);
+/// After so long it is said who else is bringing the cluster up: longer than a scheduler may take to start.
+const OTHERS_TIME: Duration = Duration::from_secs(60);
+/// One whose process can't be seen from here is given up after so long.
+const OTHERS_PATIENCE: Duration = Duration::from_secs(600);
 /// For the batch system's first word about what was submitted.
 const FIRST_WORD: Duration = Duration::from_secs(60);
-/// Of a job's log, in an error message.
-const LOG_TAIL_BYTES: u64 = 2000;
+/// Launches of others that came to nothing, before this one does.
+const MAX_FOLLOWED: u32 = 3;
 
 #[derive(Debug, thiserror::Error)]
 pub enum UpError {
@@ -36,8 +39,14 @@ pub enum UpError {
     Down(#[from] DownError),
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// It was not launched, and what was submitted for it may still be there.
+    #[error("{error}\nit isn't sure that everything is cancelled: {left}")]
+    NotSure { error: Box<LaunchError>, left: Box<DownError> },
     #[error(transparent)]
     Past(#[from] PastError),
+    /// Somebody else's launch, which may still come to something.
+    #[error("the cluster is coming up: {0}")]
+    OnItsWay(JobError),
     #[error("the cluster's identity can't be used: {0}")]
     Identity(String),
     /// A cluster that there is was asked for differently: one line a difference.
@@ -45,9 +54,9 @@ pub enum UpError {
     Differs { name: String, differences: Vec<String> },
     #[error(
         "process {} on {} has been bringing cluster '{name}' up for {} s; if it is gone, remove {}",
-        by.holder.pid, by.holder.host, OTHERS_PATIENCE.as_secs(), by.path.display()
+        by.holder.pid, by.holder.host, waited.as_secs(), by.path.display()
     )]
-    Busy { name: String, by: Box<Launching> },
+    Busy { name: String, by: Box<Launching>, waited: Duration },
     /// The batch system refused, or what it took can never start. Everything was cancelled.
     #[error("{words}")]
     Refused {
@@ -80,32 +89,39 @@ pub enum Brought {
     WasUp,
 }
 
-/// Brings the cluster up, unless it is. `waiting` is called before it is watched for half a minute whether an
-/// unreachable scheduler still lives.
+/// Brings the cluster up, unless it is.
 ///
 /// # Errors
-/// [`UpError`] says what stood in the way; nothing that was started by this call is left running.
-pub async fn bring_up(state: &StateDir, wish: &Wish, waiting: fn()) -> Result<(Client, Brought), UpError> {
+/// [`UpError`] says what stood in the way; nothing that was started by this call is left running, except a scheduler's
+/// job for whose start there was no patience.
+pub async fn bring_up(
+    state: &StateDir,
+    wish: &Wish,
+    patience: Patience,
+) -> Result<(Client, Brought), UpError> {
     if let Some(old) = spec_of(state)?
         && let Liveness::Alive(client) = look(state, &identity_of(state, &old)?).await?
         && (!wish.replace || differences(&old, &wish.spec, &wish.given).is_empty())
     {
-        return reconcile(state, wish, &old, *client).await;
+        return reconcile(state, wish, &old, *client, patience).await;
     }
-    let _right = right_to_launch(state).await?;
-    // Somebody else may have brought it up before it was our turn.
-    match known(state, waiting).await? {
-        Some((old, Liveness::Alive(client))) => reconcile(state, wish, &old, *client).await,
+    let (right, there) = our_turn(state, patience, wish.replace).await?;
+    match there {
+        Some((old, Liveness::Alive(client))) => {
+            drop(right);
+            reconcile(state, wish, &old, *client, patience).await
+        }
         Some((_, Liveness::Unreachable(error))) => Err(error.into()),
         Some((old, Liveness::Dead(dead))) if wish.replace => {
             let lost = remains(state)?;
             clear_away(state, &old, &dead).await?;
-            Ok((start(state, wish).await?, Brought::Afresh(Box::new((lost, dead.contact)))))
+            let client = start(state, wish, right, patience).await?;
+            Ok((client, Brought::Afresh(Box::new((lost, dead.contact)))))
         }
         Some((old, Liveness::Dead(dead))) => {
             check_differences(state, wish, &old)?;
-            let (client, resumed) = revive::take_over(state, &old, dead).await?;
-            let (client, _) = reconcile(state, wish, &old, client).await?;
+            let (client, resumed) = revive::take_over(state, &old, dead, right, patience).await?;
+            let (client, _) = reconcile(state, wish, &old, client, patience).await?;
             Ok((client, Brought::Resumed(Box::new(resumed))))
         }
         Some((old, Liveness::Down)) => {
@@ -113,11 +129,39 @@ pub async fn bring_up(state: &StateDir, wish: &Wish, waiting: fn()) -> Result<(C
             if down::may_have_jobs(state)?
                 && let Some(batch) = old.batch(state)
             {
-                down::sweep(state, &batch).await?;
+                down::sweep(state, &batch, "").await?;
             }
-            Ok((start(state, wish).await?, Brought::Started))
+            Ok((start(state, wish, right, patience).await?, Brought::Started))
         }
-        None => Ok((start(state, wish).await?, Brought::Started)),
+        None => Ok((start(state, wish, right, patience).await?, Brought::Started)),
+    }
+}
+
+/// The right to launch, and what there is: somebody else may have brought the cluster up before it was our turn. A
+/// scheduler's job that is under way is followed until it is there, or came to nothing; unless it is to be replaced.
+pub(super) async fn our_turn(
+    state: &StateDir,
+    patience: Patience,
+    replace: bool,
+) -> Result<(LaunchRight, Option<(ClusterSpec, Liveness)>), UpError> {
+    let mut followed = 0;
+    loop {
+        let right = right_to_launch(state, patience).await?;
+        let there = known(state, patience.waiting).await?;
+        let Some((spec, Liveness::Dead(_) | Liveness::Down)) = &there else { return Ok((right, there)) };
+        let launched = if replace { None } else { job::under_way(state)? };
+        let Some(launched) = launched else { return Ok((right, there)) };
+        drop(right);
+        let before = state.read_contact()?.map(|contact| contact.epoch);
+        match job::follow(state, spec, &launched.name, before, patience).await {
+            Ok(_) => {}
+            Err(error @ (JobError::Ended { .. } | JobError::GivenUp)) if followed < MAX_FOLLOWED => {
+                (patience.say)(&error.to_string());
+            }
+            Err(error @ JobError::TimedOut { .. }) => return Err(UpError::OnItsWay(error)),
+            Err(error) => return Err(LaunchError::Job(error).into()),
+        }
+        followed += 1;
     }
 }
 
@@ -127,26 +171,44 @@ fn spec_of(state: &StateDir) -> Result<Option<ClusterSpec>, UpError> {
 }
 
 /// The cluster as it was asked for, and whether it lives.
-pub(super) async fn known(
-    state: &StateDir,
-    waiting: impl FnOnce(),
-) -> Result<Option<(ClusterSpec, Liveness)>, UpError> {
+async fn known(state: &StateDir, waiting: impl FnOnce()) -> Result<Option<(ClusterSpec, Liveness)>, UpError> {
     let Some(spec) = spec_of(state)? else { return Ok(None) };
-    let liveness = look_patiently(state, &identity_of(state, &spec)?, waiting).await?;
+    let liveness = look_patiently(state, &spec, &identity_of(state, &spec)?, waiting).await?;
     Ok(Some((spec, liveness)))
 }
 
-/// Waits until nobody else is launching a scheduler of this cluster.
-pub(super) async fn right_to_launch(state: &StateDir) -> Result<LaunchRight, UpError> {
+/// Waits until nobody else is launching a scheduler of this cluster. One on another host may have died over it: it is
+/// passed over when it has been at it for far too long.
+async fn right_to_launch(state: &StateDir, patience: Patience) -> Result<LaunchRight, UpError> {
     let started = Instant::now();
+    let mut lost = Vec::new();
+    let mut other: Option<(Launching, Instant)> = None;
+    let mut said = false;
     loop {
-        match launch_right::take(state.path())? {
+        let by = match launch_right::take(state.path(), &lost)? {
             Ok(right) => return Ok(right),
-            Err(other) if started.elapsed() > OTHERS_PATIENCE => {
-                return Err(UpError::Busy { name: state.name().to_owned(), by: Box::new(other) });
-            }
-            Err(_) => tokio::time::sleep(LOOK).await,
+            Err(by) => by,
+        };
+        let waited = started.elapsed();
+        if other.as_ref().is_none_or(|(seen, _)| *seen != by) {
+            other = Some((by.clone(), Instant::now()));
         }
+        let since = other.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
+        let unseen = by.holder.liveness() == state::Liveness::Unknown;
+        let busy = UpError::Busy { name: state.name().to_owned(), by: Box::new(by.clone()), waited };
+        if patience.timeout.is_some_and(|timeout| waited >= timeout) || (!unseen && since >= OTHERS_PATIENCE)
+        {
+            return Err(busy);
+        }
+        if unseen && since >= OTHERS_PATIENCE {
+            lost.push(by.holder);
+            continue;
+        }
+        if !said && waited >= OTHERS_TIME {
+            (patience.say)(&busy.to_string());
+            said = true;
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -159,10 +221,12 @@ async fn reconcile(
     wish: &Wish,
     old: &ClusterSpec,
     mut client: Client,
+    patience: Patience,
 ) -> Result<(Client, Brought), UpError> {
     if check_differences(state, wish, old)? {
+        let right = right_to_launch(state, patience).await?;
         down::down(state, old, &identity_of(state, old)?, Duration::ZERO, || ()).await?;
-        return Ok((start(state, wish).await?, Brought::Started));
+        return Ok((start(state, wish, right, patience).await?, Brought::Started));
     }
     let before = status(&mut client).await?;
     if wish.workers_given || before.stopped {
@@ -214,7 +278,7 @@ fn differences(old: &ClusterSpec, new: &ClusterSpec, given: &[String]) -> Vec<St
 async fn clear_away(state: &StateDir, spec: &ClusterSpec, dead: &Dead) -> Result<(), UpError> {
     down::fence_off(state, dead)?;
     if let Some(batch) = spec.batch(state) {
-        down::sweep(state, &batch).await?;
+        down::sweep(state, &batch, "").await?;
     }
     state.remove_contact()?;
     put_journal_aside(state)
@@ -240,12 +304,37 @@ fn put_journal_aside(state: &StateDir) -> Result<(), UpError> {
     Ok(())
 }
 
-async fn start(state: &StateDir, wish: &Wish) -> Result<Client, UpError> {
+async fn start(
+    state: &StateDir,
+    wish: &Wish,
+    right: LaunchRight,
+    patience: Patience,
+) -> Result<Client, UpError> {
     // Of a cluster that was brought down in order: what was left of it was given up then.
     put_journal_aside(state)?;
     begin_life(state, &wish.spec)?;
-    launch::launch(state, &wish.spec, None).await?;
+    let beginning = Beginning { begins: true, stood_still: None };
+    if let Err(error) = launch::launch(state, &wish.spec, beginning, right, patience).await {
+        return Err(clear_launch(state, &wish.spec, error).await);
+    }
     Ok(Client::connect(state.clone(), identity_of(state, &wish.spec)?).await?)
+}
+
+/// Nothing is left of a launch that failed for good.
+async fn clear_launch(state: &StateDir, spec: &ClusterSpec, error: LaunchError) -> UpError {
+    let submitted = matches!(&error, LaunchError::Job(job) if !matches!(job, JobError::TimedOut { .. }));
+    if !submitted {
+        return error.into();
+    }
+    let links = match identity_of(state, spec) {
+        Ok(links) => links,
+        Err(error) => return error,
+    };
+    // The scheduler itself may be there by now.
+    match down::down(state, spec, &links, Duration::ZERO, || ()).await {
+        Ok(_) => error.into(),
+        Err(left) => UpError::NotSure { error: Box::new(error), left: Box::new(left) },
+    }
 }
 
 fn begin_life(state: &StateDir, spec: &ClusterSpec) -> Result<(), UpError> {
@@ -342,13 +431,7 @@ pub fn job_log(state: &StateDir, spec: &ClusterSpec, allocation: AllocationId) -
     let intents = Intents::open(&state.intents_dir(), identity.cluster_id()).ok()?;
     let purpose = allocation.to_string();
     let name = intents.list().filter(|intent| intent.purpose == purpose).last()?.name.clone();
-    let log = spec.job_log(state, &name);
-    let words = match launch::tail(&log, LOG_TAIL_BYTES) {
-        Ok(text) if text.trim().is_empty() => format!("its log {} is empty", log.display()),
-        Ok(text) => format!("its log {} ends with:\n{}", log.display(), text.trim_end()),
-        Err(error) => format!("it has no log {} ({error}): can jobs write there?", log.display()),
-    };
-    Some(words)
+    Some(launch::log_words(&spec.job_log(state, &name)))
 }
 
 /// The batch system has answered about every allocation that is under way, or its workers are here.

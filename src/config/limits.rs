@@ -23,6 +23,8 @@ const BOUNDS: &[(&str, &str, Side)] = &[
     ("limits.max_submits_per_minute", "scheduler.submits_per_minute", Side::Ceiling),
     ("limits.min_poll_interval", "scheduler.poll_interval", Side::Floor),
     ("limits.port_range", "scheduler.port_range", Side::Within),
+    ("limits.scheduler_cores", "scheduler.cores", Side::Ceiling),
+    ("limits.scheduler_memory", "scheduler.memory", Side::Ceiling),
 ];
 
 /// Puts a later layer's values over `values`; one of `[limits]` that loosens the site's is an error.

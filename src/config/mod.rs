@@ -23,7 +23,7 @@ pub use expand::expand;
 pub use file::ENVIRONMENT_PREFIX;
 pub use origin::{Layer, Origin};
 pub use profiles::ProfileName;
-pub use schema::{SYSTEMS, nearest_word};
+pub use schema::{PLACES, SYSTEMS, nearest_word};
 pub use settings::{
     Choice, ClusterSettings, Entry, Limits, Profile, SchedulerSettings, Settings, TaskSettings,
     WorkerSettings,

@@ -43,8 +43,20 @@ pub(super) const PROFILE_SECTIONS: &[&str] = &["profile", "scheduler", "worker",
 
 const COUNT: Kind = Kind::Integer(1, 1_000_000);
 
+/// Where the scheduler runs.
+pub const PLACES: &[&str] = &["auto", "job", "here"];
+
 pub(super) const KEYS: &[Key] = &[
     key("cluster.state_dir", Kind::Text),
+    key("scheduler.place", Kind::Choice(PLACES)),
+    key("scheduler.queue", Kind::Text),
+    key("scheduler.walltime", Kind::Duration(0)),
+    key("scheduler.cores", COUNT),
+    key("scheduler.memory", Kind::Size(0)),
+    key("scheduler.account", Kind::Text),
+    key("scheduler.extra_directives", Kind::Texts),
+    key("scheduler.nice", Kind::Integer(0, 19)),
+    key("scheduler.max_cores", Kind::Integer(0, 1_000_000)),
     key("scheduler.interface", Kind::Text),
     key("scheduler.port_range", Kind::Ports),
     key("scheduler.heartbeat", Kind::Duration(100)),
@@ -65,6 +77,8 @@ pub(super) const KEYS: &[Key] = &[
     key("limits.max_submits_per_minute", COUNT),
     key("limits.min_poll_interval", Kind::Duration(100)),
     key("limits.port_range", Kind::Ports),
+    key("limits.scheduler_cores", COUNT),
+    key("limits.scheduler_memory", Kind::Size(0)),
     key("profile.system", Kind::Choice(SYSTEMS)),
     key("profile.queue", Kind::Text),
     key("profile.account", Kind::Text),

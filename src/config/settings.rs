@@ -56,6 +56,22 @@ pub struct ClusterSettings {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SchedulerSettings {
+    /// One of [`super::PLACES`].
+    pub place: String,
+    /// Of its job; empty: the profile's.
+    pub queue: String,
+    /// Of its job; zero: the profile's.
+    #[serde(with = "duration")]
+    pub walltime: Duration,
+    pub cores: u32,
+    #[serde(with = "size")]
+    pub memory: u64,
+    /// Of its job; empty: the profile's.
+    pub account: String,
+    pub extra_directives: Vec<String>,
+    pub nice: u32,
+    /// Zero: all.
+    pub max_cores: u32,
     pub interface: String,
     #[serde(with = "ports")]
     pub port_range: PortRange,
@@ -105,6 +121,9 @@ pub struct Limits {
     pub min_poll_interval: Duration,
     #[serde(with = "ports")]
     pub port_range: PortRange,
+    pub scheduler_cores: u32,
+    #[serde(with = "size")]
+    pub scheduler_memory: u64,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

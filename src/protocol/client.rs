@@ -46,6 +46,12 @@ pub enum Request {
         request: RequestId,
         workers: u32,
     },
+    /// From the scheduler in the batch job of that name, which was asked for to relieve this one. `addresses`: where
+    /// it can be reached. Answered once this one has let go.
+    Relieve {
+        job_name: String,
+        addresses: Vec<String>,
+    },
     /// End the cluster: let running tasks end for so long, then stop workers, cancel allocations, and exit.
     Down {
         drain_ms: u64,
@@ -240,6 +246,12 @@ pub enum Reply {
     Status(Box<StatusReport>),
     Scaled {
         workers: u32,
+    },
+    /// This scheduler has let go: the asker may take over.
+    Relieved,
+    /// Unasked: another scheduler takes over, and is to be reached there.
+    Moved {
+        addresses: Vec<String>,
     },
     /// Sent while going down, and once more with `left` 0.
     GoingDown {

@@ -226,6 +226,10 @@ pub enum ToWorker {
     Free(Vec<TaskId>),
     /// Nobody will name this graph again.
     ForgetGraph(GraphId),
+    /// Another scheduler takes over, and is to be reached there.
+    Moved {
+        addresses: Vec<String>,
+    },
     /// Take nothing new and leave; `now`: what runs is killed first.
     Leave {
         reason: String,

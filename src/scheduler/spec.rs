@@ -26,7 +26,28 @@ pub struct ClusterSpec {
     pub settings: Settings,
 }
 
+/// Where the scheduler runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// In a batch job of its own.
+    Job,
+    /// On the host that brings the cluster up.
+    Here,
+}
+
 impl ClusterSpec {
+    /// Where the scheduler is to run. Left to us, that is in a job on a batch system; but here on a queue of our own,
+    /// whose jobs run on this very host, and for a cluster that ends with the command that it is for.
+    pub fn place(&self) -> Place {
+        let own_queue = crate::batch::system(&self.settings.profile.system)
+            .is_none_or(|system| system.programs().is_empty());
+        match self.settings.scheduler.place.as_str() {
+            "job" => Place::Job,
+            "auto" if !own_queue && !self.owned => Place::Job,
+            _ => Place::Here,
+        }
+    }
+
     /// The batch system of the profile at work on this host; `None` if we don't speak it.
     pub fn batch(&self, state: &StateDir) -> Option<Batch> {
         let profile = &self.settings.profile;
@@ -59,8 +80,10 @@ impl ClusterSpec {
         }
         let host =
             std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+        // While one scheduler relieves another, both are there.
+        let schedulers = if self.place() == Place::Job { self.settings.scheduler.cores * 2 } else { 0 };
         // Room to scale up to four times what was first asked for without another `up`.
-        host.max(self.workers.saturating_mul(profile.cores).saturating_mul(4))
+        host.max(self.workers.saturating_mul(profile.cores).saturating_mul(4)).saturating_add(schedulers)
     }
 
     /// One job of this cluster. `name` is its unique job name.
@@ -76,6 +99,7 @@ impl ClusterSpec {
             cores: profile.cores,
             memory: profile.memory,
             walltime: profile.walltime,
+            after: None,
             command: self.worker_command(state, name, id),
             work_dir: self.work_dir.clone(),
             log: self.job_log(state, name),
@@ -88,19 +112,48 @@ impl ClusterSpec {
         }
     }
 
-    fn worker_command(&self, state: &StateDir, name: &str, id: AllocationId) -> Vec<String> {
+    /// The scheduler's own job. `name` is its unique job name.
+    pub fn scheduler_job(&self, state: &StateDir, name: &str) -> AllocationSpec {
+        let (own, profile) = (&self.settings.scheduler, &self.settings.profile);
+        let or = |own: &String, profiles: &String| if own.is_empty() { profiles } else { own }.clone();
+        AllocationSpec {
+            comment: format!("jobq cluster {}, its scheduler", state.name()),
+            queue: or(&own.queue, &profile.queue),
+            account: or(&own.account, &profile.account),
+            workers: 1,
+            cores: own.cores,
+            memory: own.memory,
+            walltime: self.scheduler_walltime(),
+            command: self.role_command(state, "scheduler", name),
+            extra_directives: own.extra_directives.clone(),
+            ..self.allocation(state, name, AllocationId(0))
+        }
+    }
+
+    /// What the scheduler's job asks for; zero: the queue's default.
+    pub fn scheduler_walltime(&self) -> std::time::Duration {
+        let (own, profiles) = (self.settings.scheduler.walltime, self.settings.profile.walltime);
+        if own.is_zero() { profiles } else { own }
+    }
+
+    /// The command of a role that a job is for.
+    fn role_command(&self, state: &StateDir, role: &str, job_name: &str) -> Vec<String> {
         vec![
             self.exe.display().to_string(),
-            "supervisor".into(),
+            role.to_owned(),
             "--state-root".into(),
             state.root().display().to_string(),
             "--name".into(),
             state.name().to_owned(),
-            "--allocation".into(),
-            id.0.to_string(),
             "--job-name".into(),
-            name.to_owned(),
+            job_name.to_owned(),
         ]
+    }
+
+    fn worker_command(&self, state: &StateDir, name: &str, id: AllocationId) -> Vec<String> {
+        let mut command = self.role_command(state, "supervisor", name);
+        command.extend(["--allocation".into(), id.0.to_string()]);
+        command
     }
 
     /// Where the job's output goes.

@@ -58,6 +58,11 @@ impl World {
         planted && self.servers.get(&life).is_some_and(|server| server.was_paused)
     }
 
+    /// What the launcher asks before each command: its clock and its fence.
+    pub fn may_act(&self, life: u32) -> bool {
+        self.is_careless(life) || (self.folder.stands(life) && !self.must_be_silent(life))
+    }
+
     pub fn falls_silent(&mut self, life: u32) {
         self.count("run", "schedulers that fell silent");
         self.server_dies(life);

@@ -117,6 +117,7 @@ pub struct Plan {
     pub graph: Option<GraphId>,
     /// Tasks of acknowledged parts.
     pub acknowledged: usize,
+    pub acknowledged_parts: usize,
     pub cancel_asked: bool,
 }
 
@@ -151,6 +152,7 @@ impl Plan {
             externals: 0,
             graph: None,
             acknowledged: 0,
+            acknowledged_parts: 0,
             cancel_asked: false,
         }
     }

@@ -99,7 +99,7 @@ impl World {
 
     fn has_acknowledged(&self, request: RequestId, part: usize) -> bool {
         let mut plans = self.clients.iter().flat_map(|client| &client.plans);
-        plans.any(|plan| plan.request == request && plan.parts[part].end <= plan.acknowledged)
+        plans.any(|plan| plan.request == request && part < plan.acknowledged_parts)
     }
 
     /// A client has the results of a graph that is settled, in a world without faults.

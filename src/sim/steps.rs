@@ -115,6 +115,7 @@ impl World {
                 let is_same = plan.graph.is_none_or(|known| known == id);
                 plan.graph = Some(id);
                 plan.acknowledged = range.end;
+                plan.acknowledged_parts = plan.acknowledged_parts.max(part + 1);
                 if !is_same || (first as usize, tasks as usize) != (range.start, range.len()) {
                     self.violate(format!("part {part} of client {client}'s {id} is acknowledged as another"));
                 }

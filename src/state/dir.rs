@@ -47,6 +47,11 @@ pub struct Contact {
     /// Which life of the cluster this is: another one has other graphs under the same numbers.
     #[serde(default)]
     pub life: String,
+    /// The batch job in which it runs, and that job's unique name; empty: in none.
+    #[serde(default)]
+    pub job: String,
+    #[serde(default)]
+    pub job_name: String,
 }
 
 /// What was asked for (`cluster.toml`). The specification is the cluster room's; here it is opaque.
@@ -359,6 +364,8 @@ mod tests {
             version: "0.1.0".into(),
             log: "/x/scheduler.3.log".into(),
             life: "0a1b".into(),
+            job: "812".into(),
+            job_name: "jq3f3f3f7".into(),
         }
     }
 

@@ -22,6 +22,11 @@ const SEQUENCE_END: u64 = 36_u64.pow(7);
 /// Ended intents that are kept for people; older ones are removed.
 pub const ENDED_KEPT: usize = 200;
 
+/// The purpose of the jobs in which schedulers run.
+pub const SCHEDULER: &str = "scheduler";
+/// How the end of a scheduler's job begins that found that jobs can't submit jobs where it ran.
+pub const CANT_SUBMIT: &str = "no job can be submitted from";
+
 /// One job that was, or was about to be, submitted.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Intent {
@@ -207,13 +212,21 @@ impl Intents {
     }
 }
 
+/// One intent as it is now; `None`: nothing is known of it.
+///
+/// # Errors
+/// It can't be read.
+pub fn read(dir: &Path, name: &str) -> Result<Option<Intent>, StateError> {
+    read_toml(&dir.join(format!("{name}.toml")))
+}
+
 /// Whether a job of this name that starts now should go on. One of which nothing is known should: a file server may
 /// not show its intent yet.
 ///
 /// # Errors
 /// The intent can't be read.
 pub fn is_wanted(dir: &Path, name: &str) -> Result<bool, StateError> {
-    let intent: Option<Intent> = read_toml(&dir.join(format!("{name}.toml")))?;
+    let intent = read(dir, name)?;
     let over = |outcome: &Outcome| matches!(outcome, Outcome::Unwanted { .. } | Outcome::Ended { .. });
     Ok(!intent.is_some_and(|intent| over(&intent.outcome)))
 }

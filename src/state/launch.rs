@@ -30,17 +30,18 @@ pub struct Launching {
 }
 
 /// Takes the right to launch a scheduler in a cluster's folder. Look at the cluster afterwards: it may have come up
-/// before.
+/// before. `lost` are those whose processes can't be looked at from here, and that were seen at it for too long.
 ///
 /// # Errors
 /// The folder can't be written. The inner error isn't one: somebody else is at it, and may soon be done.
-pub fn take(dir: &Path) -> Result<Result<LaunchRight, Launching>, StateError> {
+pub fn take(dir: &Path, lost: &[Holder]) -> Result<Result<LaunchRight, Launching>, StateError> {
+    let is_dead = |holder: &Holder| holder.liveness() == Liveness::Gone || lost.contains(holder);
     let me = Holder::current()?;
     let text = toml::to_string(&me).map_err(|error| malformed(&path(dir, 1), error.to_string()))?;
     let mut number = 1;
     while number <= MAX_DEAD {
         if create_exclusive(&path(dir, number), text.as_bytes())? {
-            if lower_ones_are_dead(dir, number)? {
+            if lower_ones_are_dead(dir, number, is_dead)? {
                 return Ok(Ok(LaunchRight { dir: dir.to_owned(), number }));
             }
             // Who had this number before has tidied up meanwhile, and others may have begun anew.
@@ -49,7 +50,7 @@ pub fn take(dir: &Path) -> Result<Result<LaunchRight, Launching>, StateError> {
             continue;
         }
         match look(dir, number)? {
-            Some(holder) if holder.liveness() == Liveness::Gone => number += 1,
+            Some(holder) if is_dead(&holder) => number += 1,
             Some(holder) => return Ok(Err(Launching { path: path(dir, number), holder })),
             None => number = 1,
         }
@@ -57,9 +58,13 @@ pub fn take(dir: &Path) -> Result<Result<LaunchRight, Launching>, StateError> {
     Err(malformed(&path(dir, MAX_DEAD), format!("{MAX_DEAD} attempts to launch a scheduler died")))
 }
 
-fn lower_ones_are_dead(dir: &Path, number: u32) -> Result<bool, StateError> {
+fn lower_ones_are_dead(
+    dir: &Path,
+    number: u32,
+    is_dead: impl Fn(&Holder) -> bool,
+) -> Result<bool, StateError> {
     for lower in 1..number {
-        if look(dir, lower)?.is_none_or(|holder| holder.liveness() != Liveness::Gone) {
+        if look(dir, lower)?.is_none_or(|holder| !is_dead(&holder)) {
             return Ok(false);
         }
     }
@@ -94,11 +99,11 @@ mod tests {
     #[test]
     fn one_at_a_time_may_launch() {
         let home = tempfile::tempdir().unwrap();
-        let right = take(home.path()).unwrap().unwrap();
-        let busy = take(home.path()).unwrap().unwrap_err();
+        let right = take(home.path(), &[]).unwrap().unwrap();
+        let busy = take(home.path(), &[]).unwrap().unwrap_err();
         assert_eq!((busy.holder, busy.path), (Holder::current().unwrap(), home.path().join("launch.1")));
         drop(right);
-        drop(take(home.path()).unwrap().unwrap());
+        drop(take(home.path(), &[]).unwrap().unwrap());
         assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
     }
 
@@ -108,15 +113,18 @@ mod tests {
         let me = Holder::current().unwrap();
         let dead = Holder { start_time: me.start_time + 1, ..me.clone() };
         std::fs::write(home.path().join("launch.1"), toml::to_string(&dead).unwrap()).unwrap();
-        let right = take(home.path()).unwrap().unwrap();
+        let right = take(home.path(), &[]).unwrap().unwrap();
         assert_eq!(right.number, 2);
-        assert!(take(home.path()).unwrap().is_err(), "behind the dead one, somebody lives");
+        assert!(take(home.path(), &[]).unwrap().is_err(), "behind the dead one, somebody lives");
         drop(right);
         assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "the dead one's file went too");
 
         let elsewhere = Holder { boot_id: "other".into(), ..me };
         std::fs::write(home.path().join("launch.1"), toml::to_string(&elsewhere).unwrap()).unwrap();
-        assert_eq!(take(home.path()).unwrap().unwrap_err().holder, elsewhere);
+        assert_eq!(take(home.path(), &[]).unwrap().unwrap_err().holder, elsewhere);
+        // Until whoever waits has given it up.
+        assert_eq!(take(home.path(), &[elsewhere]).unwrap().unwrap().number, 2);
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
     }
 
     #[test]
@@ -128,7 +136,7 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..50 {
                         let _right = loop {
-                            match take(home.path()).unwrap() {
+                            match take(home.path(), &[]).unwrap() {
                                 Ok(right) => break right,
                                 Err(_) => std::thread::yield_now(),
                             }

@@ -181,7 +181,13 @@ impl Sight {
     /// release of an older one may land late, over the lease of its successor.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        Some(self.seen.epoch) >= self.highest && (self.seen.released || self.is_gone)
+        self.is_of_last() && (self.seen.released || self.is_gone)
+    }
+
+    /// Whether the lease is the last epoch's, which nobody is about to follow.
+    #[must_use]
+    pub fn is_of_last(&self) -> bool {
+        Some(self.seen.epoch) >= self.highest
     }
 }
 

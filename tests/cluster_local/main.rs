@@ -11,6 +11,7 @@ mod losses;
 mod outputs;
 mod resources;
 mod restarts;
+mod scheduler_jobs;
 mod state;
 mod strangers;
 mod tasks;

@@ -94,7 +94,7 @@ fn reports_are_json_of_schema_1_with_these_fields() {
     let counts = "waiting ready assigned memory erred cancelled";
     expect(
         &sandbox.json(["up"]),
-        "schema cluster state_dir address was_up resumed target connected allocations",
+        "schema cluster state_dir address was_up resumed target connected allocations scheduler_job",
     );
     expect(&sandbox.json(["submit", "--key", "one", "--", "echo", "1"]), "schema key task cluster");
     let waited = sandbox.json(["submit", "--wait", "--key", "two", "--", "echo", "2"]);

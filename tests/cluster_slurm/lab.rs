@@ -94,6 +94,8 @@ impl Lab {
         command.env("PATH", format!("{}:{path}", self.dir.join("bin").display()));
         command.env("HOME", self.dir.join("home")).env("XDG_CONFIG_DIRS", self.dir.join("home"));
         command.env("JOBQ_CFG_CLUSTER__STATE_DIR", self.dir.join("state"));
+        // Most stories are about workers, and count jobs.
+        command.env("JOBQ_CFG_SCHEDULER__PLACE", "here");
         // A real site is asked every half minute.
         for name in ["LIMITS__MIN_POLL_INTERVAL", "SCHEDULER__POLL_INTERVAL"] {
             command.env(format!("JOBQ_CFG_{name}"), "1s");

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use super::eventually_sync;
 
-/// Nodes of the cluster: `node1`..`node8`, 4 cores and 18000 MB each; 1-6 in `spice`, 7-8 in `short`.
+/// Nodes of the cluster: `node1`..`node8`, 4 cores and 18000 MB each; 1-6 in `spice`, 7-8 in `short` and in `brief`.
 pub const NODES: u16 = 8;
 
 /// Ports of one cluster: the controller's and one a node.
@@ -297,6 +297,7 @@ MessageTimeout=10
 NodeName=node[1-{NODES}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=4 RealMemory=18000 State=UNKNOWN
 PartitionName=spice Nodes=node[1-6] Default=YES MaxTime=06:00:00 DefaultTime=00:10:00 State=UP
 PartitionName=short Nodes=node[7-{NODES}] MaxTime=00:05:00 DefaultTime=00:01:00 State=UP
+PartitionName=brief Nodes=node[7-{NODES}] MaxTime=00:02:00 DefaultTime=00:01:00 State=UP
 ",
             first = base + 1,
         )

@@ -280,7 +280,9 @@ impl Queue {
             Stage::Running(running) => walltime_end(&job.request, running),
             _ => None,
         });
-        let head = self.jobs.values().find(|job| job.stage == Stage::Waiting).map(|job| job.eligible_boot_ms);
+        // One that depends on another waits for an event.
+        let head = self.jobs.values().find(|job| job.stage == Stage::Waiting && !self.depends(job));
+        let head = head.map(|job| job.eligible_boot_ms);
         // A head that may start already waits for slots, and those come with another event.
         running.chain(head.filter(|&at| at > now.boot_ms)).min()
     }
@@ -323,12 +325,22 @@ impl Queue {
         }
     }
 
+    /// Whether the job that this one is to start after still waits.
+    fn depends(&self, job: &Job) -> bool {
+        let other = job.request.after.and_then(|id| self.jobs.get(&id));
+        other.is_some_and(|other| other.id < job.id && other.stage == Stage::Waiting)
+    }
+
     /// Start waiting jobs in their order, as long as the first of them fits.
     fn schedule(&mut self, now: Now, out: &mut Vec<Action>) {
         let mut free = self.slots.saturating_sub(self.used());
         let waiting: Vec<u64> =
             self.jobs.values().filter(|job| job.stage == Stage::Waiting).map(|job| job.id).collect();
         for id in waiting {
+            // What depends on a job that waits holds nobody up.
+            if self.jobs.get(&id).is_some_and(|job| self.depends(job)) {
+                continue;
+            }
             let Some(job) = self.jobs.get_mut(&id) else { continue };
             if job.eligible_boot_ms > now.boot_ms || job.request.slots > free {
                 return;
@@ -344,6 +356,7 @@ impl Queue {
         let mut first_in_line = true;
         let report = |job: &Job| {
             let state = match &job.stage {
+                Stage::Waiting if self.depends(job) => depending(job),
                 Stage::Waiting => {
                     let first = std::mem::replace(&mut first_in_line, false);
                     self.waiting(job, now, first)
@@ -387,7 +400,8 @@ impl Queue {
     pub fn check(&self, now: Now) {
         assert!(self.used() <= self.slots, "{} of {} slots used", self.used(), self.slots);
         assert!(self.jobs.keys().all(|&id| id < self.next_id), "an id from the future");
-        if let Some(head) = self.jobs.values().find(|job| job.stage == Stage::Waiting) {
+        let may_start = |job: &&Job| job.stage == Stage::Waiting && !self.depends(job);
+        if let Some(head) = self.jobs.values().find(may_start) {
             let fits = head.request.slots <= self.slots - self.used();
             assert!(!fits || head.eligible_boot_ms > now.boot_ms, "job {} could start", head.id);
         }
@@ -401,6 +415,11 @@ pub fn end_epoch(request: &Submit, started: u64) -> Option<u64> {
 
 fn walltime_end(request: &Submit, running: &Running) -> Option<u64> {
     (request.walltime_ms > 0).then(|| running.started_boot_ms.saturating_add(request.walltime_ms))
+}
+
+fn depending(job: &Job) -> ReportState {
+    let words = format!("it starts after job {}, which waits", job.request.after.unwrap_or(0));
+    ReportState::Waiting { reason: "Dependency".to_owned(), words, start_estimate: None, never: false }
 }
 
 fn ended(outcome: &Ending) -> ReportState {

@@ -47,6 +47,7 @@ fn set(request: &mut Submit, directive: &str) -> Result<(), String> {
             let slots = value.parse().ok().filter(|&slots: &u64| slots > 0);
             request.slots = slots.ok_or("must be a number of slots, at least 1")?;
         }
+        "--after" => request.after = Some(value.parse().map_err(|_| "must be the number of a job")?),
         "--time" => request.walltime_ms = seconds()?,
         "--grace" => request.grace_ms = seconds()?,
         _ => return Err("the local queue does not know this directive".to_owned()),
@@ -62,10 +63,13 @@ mod tests {
 
     #[test]
     fn values_are_the_rest_of_their_line() {
-        let script = format!("{HEAD}# a note\n\n#JOBQ --slots=4\n#JOBQ --time=1.5\necho\n#JOBQ --slots=9\n");
+        let script = format!(
+            "{HEAD}# a note\n\n#JOBQ --slots=4\n#JOBQ --time=1.5\n#JOBQ --after=7\necho\n#JOBQ --slots=9\n"
+        );
         let request = parse(&script).unwrap();
         assert_eq!(request.work_dir, "/data/a b = c");
         assert_eq!((request.slots, request.walltime_ms, request.grace_ms), (4, 1500, GRACE_MS));
+        assert_eq!(request.after, Some(7));
     }
 
     #[test]
@@ -74,6 +78,7 @@ mod tests {
             ("#JOBQ --slots=0", "--slots=0: must be a number of slots"),
             ("#JOBQ --time=soon", "--time=soon: must be a number of seconds"),
             ("#JOBQ --time=-1", "--time=-1: must be"),
+            ("#JOBQ --after=the-first", "--after=the-first: must be the number of a job"),
             ("#JOBQ --constraint=fast", "does not know this directive"),
             ("#JOBQ --exclusive", "is --key=value"),
         ] {

@@ -34,6 +34,9 @@ pub struct Submit {
     pub grace_ms: u64,
     pub work_dir: String,
     pub log: String,
+    /// It doesn't start before this job has, or is over.
+    #[serde(default)]
+    pub after: Option<u64>,
     pub environment: Vec<(String, String)>,
     /// Slots of the queue from now on.
     pub queue_slots: u64,

@@ -206,3 +206,13 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn only_an_id_of_a_job_can_be_waited_for() {
+    for odd in ["", "7\n#SBATCH --uid=0", "7 --wrap=x", "7;8", "7:afterok"] {
+        assert_eq!(job_word(&JobId(odd.into())).unwrap_err().kind, ErrorKind::Refused, "{odd:?}");
+    }
+    for plain in ["17", "17_3", "5[3].pbs-server"] {
+        assert_eq!(job_word(&JobId(plain.into())).unwrap(), plain);
+    }
+}

@@ -509,6 +509,8 @@ fn contact(id: ClusterId, address: &str) -> Contact {
         version: env!("CARGO_PKG_VERSION").into(),
         log: PathBuf::new(),
         life: String::new(),
+        job: String::new(),
+        job_name: String::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::cli::exit::CliError;
 use crate::config::nearest_word;
 use crate::scheduler::spec::ClusterSpec;
-use crate::state::intent::Outcome;
+use crate::state::intent::{Outcome, SCHEDULER};
 use crate::state::{Intent, Intents, Role, StateDir};
 use crate::worker::supervisor::{VerdictRecord, read_verdicts};
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ const SUGGESTIONS: usize = 3;
 /// One log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Log {
-    /// `scheduler`, or the allocation's number as `a3`.
+    /// `scheduler`, the allocation's number as `a3`, or the name of a job in which a scheduler ran.
     pub name: String,
     /// The batch system's id; empty if it has none, or none is known.
     pub job: String,
@@ -44,11 +44,13 @@ impl Catalogue {
     pub fn open(state: &StateDir) -> Result<Catalogue, CliError> {
         let cluster_id = state.identity(Role::Admin)?.cluster_id();
         let spec = state.read_cluster()?.and_then(|file| file.spec_as::<ClusterSpec>().ok());
-        let mut logs = vec![scheduler(state)];
+        let mut jobs = Vec::new();
         if state.intents_dir().is_dir() {
             let intents = Intents::open(&state.intents_dir(), cluster_id)?;
-            logs.extend(intents.list().map(|intent| allocation(state, spec.as_ref(), intent)));
+            jobs.extend(intents.list().map(|intent| allocation(state, spec.as_ref(), intent)));
         }
+        let mut logs = vec![scheduler(state, &jobs)?];
+        logs.extend(jobs);
         Ok(Catalogue { cluster: state.name().to_owned(), logs })
     }
 
@@ -125,17 +127,27 @@ fn allocation_of_worker(name: &str) -> Option<u32> {
     digits.parse().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-fn scheduler(state: &StateDir) -> Log {
-    Log {
+/// The log of the scheduler that there is; else of the last one, which may have been in any of the jobs.
+fn scheduler(state: &StateDir, jobs: &[Log]) -> Result<Log, CliError> {
+    let path = match state.read_contact()? {
+        Some(contact) => contact.log,
+        None => {
+            let here = state.path().join("scheduler.log");
+            let schedulers = jobs.iter().filter(|log| log.number.is_none()).map(|log| log.path.clone());
+            let written = |path: &PathBuf| path.metadata().and_then(|meta| meta.modified()).ok();
+            std::iter::once(here.clone()).chain(schedulers).max_by_key(written).unwrap_or(here)
+        }
+    };
+    Ok(Log {
         name: "scheduler".to_owned(),
         job: String::new(),
         job_name: String::new(),
         state: String::new(),
-        path: state.path().join("scheduler.log"),
+        path,
         verdict_dirs: Vec::new(),
         number: None,
         worker: None,
-    }
+    })
 }
 
 fn allocation(state: &StateDir, spec: Option<&ClusterSpec>, intent: &Intent) -> Log {
@@ -151,8 +163,10 @@ fn allocation(state: &StateDir, spec: Option<&ClusterSpec>, intent: &Intent) -> 
         Outcome::Unwanted { job } => (job.clone().unwrap_or_default(), "given up".to_owned()),
         Outcome::Ended { job, reason } => (job.clone().unwrap_or_default(), reason.clone()),
     };
+    // `scheduler` is the one that there is; earlier ones go by their jobs.
+    let name = if intent.purpose == SCHEDULER { &intent.name } else { &intent.purpose };
     Log {
-        name: intent.purpose.clone(),
+        name: name.clone(),
         job,
         job_name: intent.name.clone(),
         state: words,

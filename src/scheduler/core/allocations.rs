@@ -266,6 +266,20 @@ impl Core {
         self.allocations.list.insert(id, allocation);
     }
 
+    /// Takes over allocations that were asked for before there was a scheduler to do it.
+    pub fn take_over_allocations(&mut self, allocations: &[AllocationId], out: &mut Vec<Action>) {
+        for id in allocations {
+            if !self.allocations.list.contains_key(id) {
+                self.persist(Record::Intent { allocation: *id }, out);
+                self.take_intent(*id);
+                if let Some(allocation) = self.allocations.list.get_mut(id) {
+                    allocation.unseen = true;
+                }
+                self.allocations.note_change();
+            }
+        }
+    }
+
     /// An older epoch asked for it.
     pub(super) fn inherit_allocation(&mut self, id: AllocationId) {
         self.take_intent(id);

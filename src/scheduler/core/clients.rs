@@ -88,6 +88,10 @@ impl Core {
             Request::Tasks { state, graph, limit } => self.list_tasks(state, graph, limit),
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::Scale { request, workers } => self.on_scale(request, workers, out),
+            // Whether this one may be relieved is for whoever runs it to say.
+            Request::Relieve { .. } => {
+                refuse(RefusalKind::Unavailable, "this scheduler is not to be relieved".to_owned())
+            }
             Request::Down { drain_ms } => {
                 return self.on_down((peer, call), Duration::from_millis(drain_ms));
             }

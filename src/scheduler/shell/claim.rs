@@ -1,5 +1,7 @@
 //! Whether this process may become the scheduler: only where nobody else can be it any more.
 
+use super::own_job;
+use crate::scheduler::spec::ClusterSpec;
 use crate::state::lease::{self, Seen, Standstill};
 use crate::state::{Epoch, LeaseWatch, StateDir, epoch};
 use std::time::{Duration, Instant};
@@ -15,10 +17,11 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The state directory can't be used.
 pub(super) async fn claim(
     state: &StateDir,
+    spec: &ClusterSpec,
     note: &str,
     stood_still: Option<Standstill>,
 ) -> anyhow::Result<Option<Epoch>> {
-    let highest = match judge_holder(state, stood_still).await? {
+    let highest = match judge_holder(state, spec, stood_still).await? {
         Judged::Over { highest } => highest,
         Judged::Lives(holder) => {
             info!("the scheduler of epoch {} lives on {}: nothing to do", holder.epoch, holder.holder.host);
@@ -44,7 +47,11 @@ enum Judged {
 }
 
 /// Watches the lease until it is clear whether its holder lives.
-async fn judge_holder(state: &StateDir, stood_still: Option<Standstill>) -> anyhow::Result<Judged> {
+async fn judge_holder(
+    state: &StateDir,
+    spec: &ClusterSpec,
+    stood_still: Option<Standstill>,
+) -> anyhow::Result<Judged> {
     let (started, mut watch) = (Instant::now(), LeaseWatch::default());
     let mut first: Option<Seen> = None;
     loop {
@@ -54,9 +61,15 @@ async fn judge_holder(state: &StateDir, stood_still: Option<Standstill>) -> anyh
         if watch.may_claim(&sight, started.elapsed()) || stands {
             return Ok(Judged::Over { highest: sight.highest });
         }
-        let seen = sight.seen;
+        let (is_of_last, seen) = (sight.is_of_last(), sight.seen);
         match &first {
             None => {
+                let contact = state.read_contact()?.filter(|contact| contact.epoch == seen.epoch);
+                if let Some(contact) = contact.filter(|_| is_of_last)
+                    && own_job::is_over(state, spec, &contact).await
+                {
+                    return Ok(Judged::Over { highest: sight.highest });
+                }
                 let seconds = lease::CLAIM_AFTER.as_secs();
                 info!("watching for {seconds} s whether the scheduler of epoch {} lives", seen.epoch);
                 first = Some(seen);

@@ -1,5 +1,6 @@
 //! What a scheduler stands on: links, an address, its own contact, and the core's configuration.
 
+use super::own_job::OwnJob;
 use crate::config::Settings;
 use crate::graph::Resources;
 use crate::net::{Listener, Transport};
@@ -33,6 +34,7 @@ pub(super) fn contact(
     listener: &Listener,
     epoch: u32,
     file: &ClusterFile,
+    job: Option<&OwnJob>,
 ) -> anyhow::Result<Contact> {
     let holder = Holder::current()?;
     Ok(Contact {
@@ -45,8 +47,10 @@ pub(super) fn contact(
         host: crate::net::listen::host_name().unwrap_or_default(),
         started_unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         version: env!("CARGO_PKG_VERSION").into(),
-        log: state.path().join("scheduler.log"),
+        log: job.map_or_else(|| state.path().join("scheduler.log"), |job| job.log.clone()),
         life: file.life.clone(),
+        job: job.map_or(String::new(), |job| job.id.clone()),
+        job_name: job.map_or(String::new(), |job| job.name.clone()),
     })
 }
 

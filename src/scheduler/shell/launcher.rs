@@ -3,12 +3,15 @@
 mod inherit;
 
 use super::Incoming;
-use crate::batch::{Batch, BatchError, ErrorKind, JobId, JobState, JobStatus, Outcome, Templates};
+use super::lease::Pulse;
+use crate::batch::{BatchError, ErrorKind, JobId, JobState, JobStatus, Outcome};
 use crate::protocol::AllocationId;
 use crate::scheduler::event::{AllocationStatus, Event, SubmitOutcome};
 use crate::scheduler::spec::ClusterSpec;
-use crate::state::{Intents, StateDir, intent};
+use crate::scheduler::submit::{Purpose, Submitter};
+use crate::state::{Fence, Role, StateDir, intent};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
@@ -23,8 +26,13 @@ const OWN_QUEUE_INTERVAL: Duration = Duration::from_secs(1);
 const BREAK: Duration = Duration::from_secs(10);
 /// A cancel that the queue doesn't show is repeated after so long.
 const CANCEL_AGAIN: Duration = Duration::from_secs(10);
+/// One whose client is still at it, or whose answer was lost, is looked for soon.
+const YOUNG: Duration = Duration::from_secs(60);
 /// A submit without an answer is looked for so long, by the name of its job.
 const AMBIGUOUS_FOR: Duration = Duration::from_secs(600);
+
+/// Stands for the job that relieves this scheduler: allocations are numbered from 1.
+pub(super) const SUCCESSOR: AllocationId = AllocationId(0);
 
 pub(super) enum Command {
     Submit(AllocationId),
@@ -52,14 +60,11 @@ struct Trouble {
 }
 
 pub(super) struct Launcher {
-    state: StateDir,
-    spec: ClusterSpec,
-    epoch: u32,
-    batch: Batch,
-    intents: Intents,
+    submitter: Submitter,
+    pulse: Pulse,
+    fence: Arc<Fence>,
     /// What the names of all jobs of this cluster begin with.
     prefix: String,
-    templates: Templates,
     jobs: BTreeMap<AllocationId, Job>,
     events: mpsc::Sender<Incoming>,
     interval: Duration,
@@ -69,41 +74,35 @@ pub(super) struct Launcher {
     last_poll: Option<Instant>,
     /// The last word of a batch system that is dead, hung or at a limit.
     trouble: Option<Trouble>,
+    /// Jobs of other schedulers that may still start, and aren't wanted now that there is this one.
+    rivals: Vec<JobId>,
 }
 
 impl Launcher {
     /// # Errors
     /// The cluster's batch system, identity, intents or templates can't be used.
     pub fn new(
-        state: StateDir,
-        spec: ClusterSpec,
-        epoch: u32,
+        state: &StateDir,
+        spec: &ClusterSpec,
+        (fence, pulse): (&Fence, Pulse),
         events: mpsc::Sender<Incoming>,
     ) -> anyhow::Result<Launcher> {
-        let system = &spec.settings.profile.system;
-        let batch =
-            spec.batch(&state).ok_or_else(|| anyhow::anyhow!("no batch system is called '{system}'"))?;
-        let identity = state.identity(crate::state::Role::Scheduler)?;
-        let intents = Intents::open(&state.intents_dir(), identity.cluster_id())?;
-        let templates = spec.templates()?;
-        let own_queue = batch.system().programs().is_empty();
+        let submitter = Submitter::new(state, spec, fence.epoch(), Role::Scheduler)?;
+        let own_queue = submitter.batch.system().programs().is_empty();
         let (interval, soon) = if own_queue {
             (OWN_QUEUE_INTERVAL, SOON)
         } else {
             let settings = &spec.settings;
             (settings.scheduler.poll_interval, SOON.max(settings.limits.min_poll_interval))
         };
-        let prefix = intent::prefix(identity.cluster_id());
+        let prefix = intent::prefix(state.identity(Role::Scheduler)?.cluster_id());
         let jobs = BTreeMap::new();
         let next_poll = Instant::now() + interval;
         Ok(Launcher {
-            state,
-            spec,
-            epoch,
-            batch,
-            intents,
+            submitter,
+            pulse,
+            fence: Arc::new(fence.try_clone()?),
             prefix,
-            templates,
             jobs,
             events,
             interval,
@@ -111,22 +110,25 @@ impl Launcher {
             next_poll,
             last_poll: None,
             trouble: None,
+            rivals: Vec::new(),
         })
     }
 
-    /// The highest allocation number that was ever used: numbers are not used again.
+    /// The highest allocation number that was ever used.
     pub fn last_allocation(&self) -> u32 {
-        let number = |intent: &intent::Intent| intent::allocation_number(&intent.purpose);
-        self.intents.list().filter_map(number).max().unwrap_or(0)
+        self.submitter.last_allocation()
     }
 
     pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let rivals = std::mem::take(&mut self.rivals);
+        self.scancel(&rivals).await;
         loop {
             let poll = sleep_until(self.next_poll);
             tokio::select! {
                 biased;
                 command = commands.recv() => match command {
                     None => return,
+                    Some(Command::Submit(_) | Command::Cancel(_)) if !self.may_act().await => return,
                     Some(Command::Submit(id)) => self.submit(id).await,
                     Some(Command::Cancel(ids)) => self.cancel(&ids).await,
                     Some(Command::Poll) => self.poll_soon(),
@@ -137,6 +139,25 @@ impl Launcher {
                 },
                 () = poll => self.poll().await,
             }
+        }
+    }
+
+    /// Whether this scheduler still holds the cluster: a command may have waited for long behind one that hung, or while
+    /// this process was stopped.
+    async fn may_act(&self) -> bool {
+        if self.pulse.has_stopped() {
+            return false;
+        }
+        // A file server may keep it waiting.
+        let fence = self.fence.clone();
+        match tokio::task::spawn_blocking(move || fence.check()).await {
+            Ok(Ok(())) => !self.pulse.has_stopped(),
+            Ok(Err(error)) => {
+                let _ = self.events.send(Incoming::Fatal(error.to_string())).await;
+                false
+            }
+            // The process ends.
+            Err(_) => false,
         }
     }
 
@@ -153,11 +174,11 @@ impl Launcher {
     async fn submit(&mut self, id: AllocationId) {
         let outcome = match self.try_submit(id).await {
             Ok(job) => {
-                info!("allocation {id} is job {job}");
+                info!("{} is job {job}", what(id));
                 SubmitOutcome::Accepted { job: job.0 }
             }
             Err(error) => {
-                warn!("allocation {id}: {error}");
+                warn!("{}: {error}", what(id));
                 let (words, exit_code) = (error.to_string(), error.kind.exit_code());
                 match error.kind {
                     ErrorKind::Ambiguous => SubmitOutcome::Ambiguous { words },
@@ -192,7 +213,7 @@ impl Launcher {
     /// After a failure: whether the batch system is well again, asked once in a while.
     async fn well_enough(&mut self) -> Result<(), BatchError> {
         let broken = self.is_broken();
-        if self.trouble.is_some() && !broken && self.batch.health().await.is_ok() {
+        if self.trouble.is_some() && !broken && self.submitter.batch.health().await.is_ok() {
             self.trouble = None;
         }
         let Some(trouble) = &mut self.trouble else { return Ok(()) };
@@ -208,39 +229,22 @@ impl Launcher {
 
     async fn try_submit(&mut self, id: AllocationId) -> Result<JobId, BatchError> {
         self.well_enough().await?;
-        let unusable = |error: &dyn std::fmt::Display| BatchError::new(ErrorKind::Refused, error.to_string());
-        let intent = self.intents.intend(self.epoch, &id.to_string()).map_err(|e| unusable(&e))?;
-        let name = intent.name;
-        let spec = self.spec.allocation(&self.state, &name, id);
-        let script = ClusterSpec::job_script(&self.state, &name);
-        let text = self.batch.system().render(&spec, &self.templates)?;
-        crate::state::files::write_atomic(&script, text.as_bytes()).map_err(|e| unusable(&e))?;
-        let job = Job { name: name.clone(), id: None, submitted: Instant::now(), cancelled: None };
-        self.jobs.insert(id, job);
-        let result = self.batch.submit(&spec, &script).await;
+        let purpose = if id == SUCCESSOR { Purpose::Scheduler } else { Purpose::Workers(id) };
+        let name = self.submitter.intend(purpose)?;
+        let submitted = Instant::now();
+        let result = self.submitter.submit(&name, purpose, None).await;
         self.judge(&result);
-        let outcome = match &result {
-            Ok(job) => intent::Outcome::Submitted { job: job.0.clone() },
-            Err(error) if error.kind == ErrorKind::Ambiguous => intent::Outcome::Ambiguous,
-            Err(error) => intent::Outcome::Ended { job: None, reason: error.to_string() },
+        let job = match &result {
+            Ok(job) => Some(job.clone()),
+            Err(error) if error.kind == ErrorKind::Ambiguous => None,
+            Err(_) => return result,
         };
-        match &outcome {
-            intent::Outcome::Submitted { job } => {
-                if let Some(entry) = self.jobs.get_mut(&id) {
-                    entry.id = Some(JobId(job.clone()));
-                }
-            }
-            intent::Outcome::Ended { .. } => drop(self.jobs.remove(&id)),
-            _ => {}
-        }
-        self.settle(&name, outcome);
+        self.jobs.insert(id, Job { name, id: job, submitted, cancelled: None });
         result
     }
 
     fn settle(&mut self, name: &str, outcome: intent::Outcome) {
-        if let Err(error) = self.intents.settle(name, outcome) {
-            warn!("the fate of job {name} could not be written down: {error}");
-        }
+        self.submitter.settle(name, outcome);
     }
 
     async fn cancel(&mut self, ids: &[AllocationId]) {
@@ -264,7 +268,8 @@ impl Launcher {
 
     async fn scancel(&mut self, jobs: &[JobId]) {
         if !jobs.is_empty()
-            && let Err(error) = self.batch.cancel(jobs).await
+            && self.may_act().await
+            && let Err(error) = self.submitter.batch.cancel(jobs).await
         {
             warn!("jobs could not be cancelled: {error}");
         }
@@ -284,7 +289,13 @@ impl Launcher {
         let answer = self.ask().await;
         self.judge(&answer);
         match answer {
-            Ok(statuses) => self.tell(Event::Polled(statuses)).await,
+            Ok(statuses) => {
+                self.tell(Event::Polled(statuses)).await;
+                let young = |job: &Job| job.id.is_none() && job.submitted.elapsed() < YOUNG;
+                if self.jobs.values().any(young) {
+                    self.poll_soon();
+                }
+            }
             Err(error) => {
                 warn!("the batch system can't be asked: {error}");
                 self.tell(Event::PollFailed { words: error.to_string() }).await;
@@ -330,11 +341,11 @@ impl Launcher {
     async fn look(&mut self) -> Result<Vec<JobStatus>, BatchError> {
         if self.jobs.values().all(|job| job.id.is_some()) {
             let ids: Vec<JobId> = self.jobs.values().filter_map(|job| job.id.clone()).collect();
-            return self.batch.status(&ids).await;
+            return self.submitter.batch.status(&ids).await;
         }
-        let mut found = self.batch.find(&self.prefix).await?;
+        let mut found = self.submitter.batch.find(&self.prefix).await?;
         found.retain(|status| self.jobs.values().any(|job| job.name == status.name));
-        self.batch.explain(&mut found).await;
+        self.submitter.batch.explain(&mut found).await;
         let mut unwanted = Vec::new();
         for status in &found {
             let job = self.jobs.values_mut().find(|job| job.id.is_none() && job.name == status.name);
@@ -352,6 +363,11 @@ impl Launcher {
         self.scancel(&unwanted).await;
         Ok(found)
     }
+}
+
+/// For the log.
+fn what(id: AllocationId) -> String {
+    if id == SUCCESSOR { "the successor".to_owned() } else { format!("allocation {id}") }
 }
 
 /// From 1 to 1.2: clusters that were brought up together don't ask together for ever, and none asks too often.

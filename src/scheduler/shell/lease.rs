@@ -9,10 +9,11 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tracing::error;
 
-/// Beats the lease from a thread of its own, and looks whether the fence still stands.
+/// Beats the lease from a thread of its own, and looks whether the fence still stands. To drop it is to give the lease
+/// up, so that a successor needn't wait.
 pub(super) struct LeaseKeeper {
-    stop: std::sync::mpsc::Sender<()>,
-    thread: std::thread::JoinHandle<()>,
+    stop: Option<std::sync::mpsc::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
     pulse: Pulse,
     contact: Arc<OnceLock<Contact>>,
 }
@@ -77,7 +78,7 @@ impl LeaseKeeper {
             }
         };
         let thread = std::thread::Builder::new().name("lease".into()).spawn(beat)?;
-        Ok(LeaseKeeper { stop, thread, pulse, contact })
+        Ok(LeaseKeeper { stop: Some(stop), thread: Some(thread), pulse, contact })
     }
 
     /// Where the scheduler has told that it is, from now on kept so.
@@ -88,13 +89,14 @@ impl LeaseKeeper {
     pub fn pulse(&self) -> Pulse {
         self.pulse.clone()
     }
+}
 
-    /// Gives the lease up, so that a successor needn't wait.
-    pub fn release(self) {
-        drop(self.stop);
+impl Drop for LeaseKeeper {
+    fn drop(&mut self) {
+        drop(self.stop.take());
         // A beat that hangs must not keep a process that has nothing more to do.
-        if !self.pulse.has_stopped() {
-            let _ = self.thread.join();
+        if let Some(thread) = self.thread.take().filter(|_| !self.pulse.has_stopped()) {
+            let _ = thread.join();
         }
     }
 }

@@ -26,6 +26,7 @@ enum Letter {
 }
 
 struct Peer {
+    kind: PeerKind,
     frames: mpsc::Sender<Frame>,
     /// Not before these records are durable, in the order of sending.
     held_back: VecDeque<(JournalSeq, Letter)>,
@@ -44,8 +45,25 @@ impl Peers {
         Peers { peers: HashMap::new(), durable }
     }
 
-    pub fn add(&mut self, id: PeerId, frames: mpsc::Sender<Frame>) {
-        self.peers.insert(id, Peer { frames, held_back: VecDeque::new(), ready: Vec::new() });
+    pub fn add(&mut self, id: PeerId, kind: PeerKind, frames: mpsc::Sender<Frame>) {
+        self.peers.insert(id, Peer { kind, frames, held_back: VecDeque::new(), ready: Vec::new() });
+    }
+
+    /// Names another scheduler to everybody. What still waits for its record isn't said any more.
+    pub fn tell_all_moved(&mut self, addresses: &[String]) {
+        for peer in self.peers.values_mut() {
+            let addresses = addresses.to_vec();
+            peer.held_back.clear();
+            match peer.kind {
+                PeerKind::Client => {
+                    let reply = Reply::Moved { addresses };
+                    peer.ready.push(Letter::Client(ToClient { call: NO_CALL, reply }));
+                }
+                PeerKind::Worker => peer.ready.push(Letter::Worker(ToWorker::Moved { addresses })),
+                // It has said what it had to say.
+                PeerKind::Supervisor => {}
+            }
+        }
     }
 
     /// Forgets the peer: its writer ends once it has written what was flushed.
@@ -239,7 +257,7 @@ async fn serve(
 ) {
     let Greeted { mut reader, mut writer } = link;
     let (frames, mut outgoing) = mpsc::channel::<Frame>(MAX_WAITING_FRAMES);
-    if events.send(Incoming::Connected { peer: id, frames }).await.is_err() {
+    if events.send(Incoming::Connected { peer: id, kind, frames }).await.is_err() {
         return;
     }
     let write = async {

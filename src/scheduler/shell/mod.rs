@@ -2,11 +2,15 @@
 //! One loop owns the core; no timer stands between an event and its consequence.
 
 mod claim;
+mod ending;
 mod ground;
 mod launcher;
 mod lease;
 mod links;
+pub mod own_job;
 pub mod past;
+mod relay;
+mod relieve;
 
 pub use ground::transport;
 
@@ -15,27 +19,29 @@ use super::event::{Action, Event, JournalSeq, PeerId, Time};
 use super::record::Record;
 use super::spec::ClusterSpec;
 use crate::journal::Journal;
-use crate::net::Frame;
-use crate::protocol::{self, FromClient, FromWorker, LeftBehind, Request};
+use crate::net::{Frame, Listener};
+use crate::protocol::{
+    self, FromClient, FromWorker, LeftBehind, PeerKind, RefusalKind, Reply, Request, ToClient,
+};
 use crate::state::lease::{SILENT_AFTER, Standstill};
 use crate::state::{ClusterFile, Fence, Role, StateDir};
 use anyhow::{Context as _, bail};
-use launcher::{Command, Launcher};
+use launcher::{Command, Launcher, SUCCESSOR};
 use lease::{LeaseKeeper, Pulse};
 use links::Peers;
+use own_job::OwnJob;
+use relay::{Due, Relay, Successor};
+use relieve::Relief;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::{error, info};
 
 /// Events that wait for the core; whoever sends more waits.
 const EVENT_QUEUE: usize = 8192;
 /// Events taken at once: more makes the first of them wait for its answer.
 const BATCH: usize = 4096;
-/// For the last cancels at the end of a cluster.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// Links are numbered from 1.
 const NOBODY: PeerId = PeerId(0);
 
@@ -43,6 +49,7 @@ const NOBODY: PeerId = PeerId(0);
 pub(crate) enum Incoming {
     Connected {
         peer: PeerId,
+        kind: PeerKind,
         frames: mpsc::Sender<Frame>,
     },
     FromWorker {
@@ -62,67 +69,118 @@ pub(crate) enum Incoming {
     Fatal(String),
 }
 
-/// Runs the scheduler of a cluster until it goes down, going on from where older epochs left. Returns at once where
-/// another scheduler lives. `stood_still`: the lease, as whoever started this one has watched it.
+/// How a scheduler was started.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// The lease, as whoever started this one has watched it.
+    pub stood_still: Option<Standstill>,
+    /// The name of the batch job that it is in.
+    pub job_name: Option<String>,
+}
+
+/// What the holder of an epoch has in its hands.
+struct Seat<'a> {
+    state: &'a StateDir,
+    file: ClusterFile,
+    spec: ClusterSpec,
+    job: Option<&'a OwnJob>,
+    listener: Listener,
+    fence: Fence,
+    clock: Clock,
+    lease: LeaseKeeper,
+}
+
+/// Runs the scheduler of a cluster until it goes down or another one takes over, going on from where older epochs
+/// left. Returns at once where another scheduler lives.
 ///
 /// # Errors
 /// The state directory, the network or the batch system of the cluster can't be used; or another scheduler took over.
-pub async fn serve(state: StateDir, stood_still: Option<Standstill>) -> anyhow::Result<()> {
+pub async fn serve(state: StateDir, start: Start) -> anyhow::Result<()> {
     let file = state.read_cluster()?.context("cluster.toml is missing: `jq up` writes it")?;
+    let spec: ClusterSpec = file.spec_as()?;
+    let Some(name) = &start.job_name else { return sit(&state, file, spec, None, start.stood_still).await };
+    let job = OwnJob::find(&state, &spec, name).await?;
+    if let Some(words) = job.cannot_submit(&state, &spec).await? {
+        job.settle(&state, &words);
+        bail!("{words}");
+    }
+    let ended = sit(&state, file, spec, Some(&job), start.stood_still).await;
+    let reason = ended.as_ref().err().map_or("it is done".to_owned(), |error| format!("{error:#}"));
+    job.settle(&state, &reason);
+    ended
+}
+
+/// Becomes the scheduler, if there is none, and is it until the end.
+async fn sit(
+    state: &StateDir,
+    file: ClusterFile,
+    spec: ClusterSpec,
+    job: Option<&OwnJob>,
+    stood_still: Option<Standstill>,
+) -> anyhow::Result<()> {
     let host = crate::net::listen::host_name().unwrap_or_default();
     let note = format!("pid {} on {host}", std::process::id());
-    let Some(epoch) = claim::claim(&state, &note, stood_still).await? else { return Ok(()) };
+    // Before the claim, so that who is relieved can name the address.
+    let listener = ground::listen(&spec.settings)?;
+    if let Some(job) = job
+        && relieve::relieve(state, &spec, job, &listener.addresses()).await? == Relief::NotWanted
+    {
+        return Ok(());
+    }
+    let Some(epoch) = claim::claim(state, &spec, &note, stood_still).await? else { return Ok(()) };
     let clock = Clock::start();
     info!("epoch {} of cluster {} ({note})", epoch.number, state.name());
     let (events, incoming) = mpsc::channel(EVENT_QUEUE);
-    let lease = LeaseKeeper::start(&state, &epoch.fence, &events)?;
-    let ended = hold(&state, &file, &epoch.fence, clock, &lease, events, incoming).await;
-    lease.release();
-    ended
+    let lease = LeaseKeeper::start(state, &epoch.fence, &events)?;
+    hold(Seat { state, file, spec, job, listener, fence: epoch.fence, clock, lease }, events, incoming).await
 }
 
 /// What the holder of an epoch does.
 async fn hold(
-    state: &StateDir,
-    file: &ClusterFile,
-    fence: &Fence,
-    clock: Clock,
-    lease: &LeaseKeeper,
+    seat: Seat<'_>,
     events: mpsc::Sender<Incoming>,
     incoming: mpsc::Receiver<Incoming>,
 ) -> anyhow::Result<()> {
-    let spec: ClusterSpec = file.spec_as()?;
+    let Seat { state, file, spec, job, listener, fence, clock, lease } = seat;
     let epoch = fence.epoch();
-    let mut launcher = Launcher::new(state.clone(), spec.clone(), epoch, events.clone())?;
+    let mut launcher = Launcher::new(state, &spec, (&fence, lease.pulse()), events.clone())?;
     let config = ground::core_config(&spec, epoch, launcher.last_allocation() + 1);
-    let (core, journal) = resume(state, Replay::new(config, clock.now()), fence, &clock, &events)?;
+    let (mut core, journal) = resume(state, Replay::new(config, clock.now()), &fence, &clock, &events)?;
+    let mut actions = Vec::new();
+    core.take_over_allocations(&launcher.asked_for_before(), &mut actions);
     let inherited = launcher.inherit(&core.allocations_to_ask_about());
+    let predecessor = state.read_contact()?.map_or(String::new(), |contact| contact.job_name);
+    launcher.settle_launches(job.map_or("", |job| &job.name), &predecessor);
     let left = past::left_behind(state, &file.life)?;
     let transport = ground::transport(state, &spec, Role::Scheduler)?;
-    let listener = ground::listen(&spec.settings)?;
     // Nothing that can fail comes after this: who sees the contact finds a scheduler.
-    let contact = ground::contact(state, &listener, epoch, file)?;
+    let contact = ground::contact(state, &listener, epoch, &file, job)?;
     state.write_contact(&contact)?;
     let _ = lease.contact().set(contact);
     info!("listening {} ms after the claim", clock.now().0 / 1_000_000);
     let (commands, launched) = mpsc::unbounded_channel();
     tokio::spawn(launcher.run(launched));
-    tokio::spawn(links::accept_all(listener, transport, events));
-    let peers = Peers::new(JournalSeq(journal.next_seq().saturating_sub(1)));
     let mut shell = Shell {
         core,
+        relay: Relay::new(job, Instant::now()),
         clock,
         pulse: lease.pulse(),
-        peers,
+        peers: Peers::new(JournalSeq(journal.next_seq().saturating_sub(1))),
         journal,
         commands,
+        accepting: tokio::spawn(links::accept_all(listener, transport, events)),
+        state: state.clone(),
+        fence,
+        lease: Some(lease),
         waiting: Vec::new(),
         spent: Vec::new(),
         owned: spec.owned,
         exit: None,
         broken: None,
+        let_go: None,
+        successor: None,
     };
-    shell.start(inherited, left);
+    shell.start(inherited, left, actions);
     let ended = shell.run(incoming).await;
     let is_ours = state.read_contact()?.is_some_and(|contact| contact.epoch <= epoch);
     if shell.exit.is_some() && is_ours {
@@ -185,6 +243,12 @@ struct Shell {
     peers: Peers,
     journal: Journal,
     commands: mpsc::UnboundedSender<Command>,
+    accepting: tokio::task::JoinHandle<()>,
+    state: StateDir,
+    fence: Fence,
+    /// Until it is given up.
+    lease: Option<LeaseKeeper>,
+    relay: Relay,
     /// Submits whose intent isn't durable yet.
     waiting: Vec<(JournalSeq, protocol::AllocationId)>,
     /// Files to remove once these records are durable.
@@ -195,12 +259,21 @@ struct Shell {
     exit: Option<String>,
     /// Set when nothing may be promised any more.
     broken: Option<String>,
+    /// Set when this process has to end and the cluster hasn't, with the reason.
+    let_go: Option<String>,
+    /// Who takes over.
+    successor: Option<Successor>,
 }
 
 impl Shell {
-    /// `inherited`: what is known of older epochs' jobs; `left`: what their workers left behind.
-    fn start(&mut self, inherited: Option<Event>, left: Vec<(PathBuf, LeftBehind)>) {
-        let mut actions = Vec::new();
+    /// `inherited`: what is known of older epochs' jobs; `left`: what their workers left behind; `actions`: what taking
+    /// over came to.
+    fn start(
+        &mut self,
+        inherited: Option<Event>,
+        left: Vec<(PathBuf, LeftBehind)>,
+        mut actions: Vec<Action>,
+    ) {
         if let Some(event) = inherited {
             self.core.handle(self.clock.now(), event, &mut actions);
         }
@@ -238,22 +311,22 @@ impl Shell {
                     None => std::future::pending().await,
                 }
             };
+            let relay_at = self.relay.deadline();
+            let relay_tick = async {
+                match relay_at {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             let mut actions = Vec::new();
             tokio::select! {
                 taken = incoming.recv_many(&mut batch, BATCH) => if taken == 0 {
                     bail!("the event queue is closed");
                 },
                 () = tick => self.core.handle(self.clock.now(), Event::Tick, &mut actions),
-                _ = terminate.recv() => {
-                    if !self.owned {
-                        bail!("ended by SIGTERM");
-                    }
-                    // The batch job that it runs in ends, and may leave no time for more than a word to the workers.
-                    info!("SIGTERM: the cluster goes down with its owner");
-                    let message = FromClient { call: 0, request: Request::Down { drain_ms: 0 } };
-                    self.core.handle(self.clock.now(), Event::FromClient { peer: NOBODY, message }, &mut actions);
-                }
-                _ = interrupt.recv() => bail!("ended by SIGINT"),
+                () = relay_tick => self.on_relay_due(),
+                _ = terminate.recv() => self.on_terminate(&mut actions),
+                _ = interrupt.recv() => self.let_go = Some("SIGINT".to_owned()),
             }
             for event in batch.drain(..) {
                 self.take(event, &mut actions)?;
@@ -268,19 +341,63 @@ impl Shell {
             if let Some(reason) = self.broken.take() {
                 bail!("this scheduler must stop: {reason}");
             }
+            if let Some(reason) = self.let_go.take() {
+                info!("this scheduler lets go: {reason}");
+                let successor = self.successor.take();
+                self.let_go(&mut incoming, successor).await;
+                return Ok(());
+            }
         }
+    }
+
+    fn on_terminate(&mut self, actions: &mut Vec<Action>) {
+        if !self.owned {
+            self.let_go = Some("SIGTERM".to_owned());
+            return;
+        }
+        // The batch job that it runs in ends, and may leave no time for more than a word to the workers.
+        info!("SIGTERM: the cluster goes down with its owner");
+        let message = FromClient { call: 0, request: Request::Down { drain_ms: 0 } };
+        self.core.handle(self.clock.now(), Event::FromClient { peer: NOBODY, message }, actions);
+    }
+
+    fn on_relay_due(&mut self) {
+        match self.relay.due(Instant::now()) {
+            // As before every effect: nobody may have taken over.
+            Some(Due::Ask) => match self.fence.check() {
+                Ok(()) => self.command(Command::Submit(SUCCESSOR)),
+                Err(error) => drop(self.broken.get_or_insert(error.to_string())),
+            },
+            Some(Due::LetGo) => self.let_go = Some("its walltime is nearly over".to_owned()),
+            None => {}
+        }
+    }
+
+    /// Somebody wants to relieve this scheduler.
+    fn on_wish(&mut self, successor: Successor, job_name: &str) {
+        if relay::admits(&self.state, self.fence.epoch(), job_name) {
+            self.let_go = Some(format!("job {job_name} takes over"));
+            self.successor = Some(successor);
+            return;
+        }
+        let reason = format!("job {job_name} is not the one that is to relieve it");
+        let reply = Reply::Refused { kind: RefusalKind::Unavailable, reason };
+        self.peers.tell_client(successor.peer, ToClient { call: successor.call, reply }, None);
     }
 
     fn take(&mut self, incoming: Incoming, actions: &mut Vec<Action>) -> anyhow::Result<()> {
         let now = self.clock.now();
         match incoming {
-            Incoming::Connected { peer, frames } => self.peers.add(peer, frames),
+            Incoming::Connected { peer, kind, frames } => self.peers.add(peer, kind, frames),
             Incoming::FromWorker { peer, messages } if self.peers.contains(peer) => {
                 for message in messages {
                     self.core.handle(now, Event::FromWorker { peer, message }, actions);
                 }
             }
-            Incoming::FromClient { peer, messages } if self.peers.contains(peer) => {
+            Incoming::FromClient { peer, mut messages } if self.peers.contains(peer) => {
+                if let Some((successor, job_name)) = relay::wish(peer, &mut messages) {
+                    self.on_wish(successor, &job_name);
+                }
                 for message in messages {
                     self.core.handle(now, Event::FromClient { peer, message }, actions);
                 }
@@ -294,6 +411,7 @@ impl Shell {
                 if let Event::Durable(seq) = event {
                     self.on_durable(seq);
                 }
+                self.relay.hear(&event, SUCCESSOR, Instant::now());
                 self.core.handle(now, event, actions);
             }
             Incoming::Fatal(reason) => bail!("this scheduler must stop: {reason}"),
@@ -369,39 +487,5 @@ impl Shell {
         }
         // The launcher lives as long as this loop.
         let _ = self.commands.send(command);
-    }
-
-    /// Waits for the last records to be durable, the last answers to be written and the last cancels to be done.
-    async fn finish(&mut self, incoming: &mut mpsc::Receiver<Incoming>) {
-        let (done, mut finished) = oneshot::channel();
-        self.command(Command::Finish(done));
-        let until = tokio::time::Instant::now() + FINISH_TIMEOUT;
-        let mut launcher_done = false;
-        while !launcher_done || self.journal.backlog_bytes() > 0 {
-            tokio::select! {
-                _ = &mut finished, if !launcher_done => launcher_done = true,
-                event = incoming.recv() => match event {
-                    Some(Incoming::Core(Event::Durable(seq))) => self.peers.durable(seq),
-                    Some(Incoming::Fatal(reason)) => return error!("{reason}"),
-                    Some(_) => {}
-                    None => return,
-                },
-                () = tokio::time::sleep_until(until) => {
-                    error!("the batch system didn't take the last cancels within {} s", FINISH_TIMEOUT.as_secs());
-                    break;
-                }
-            }
-        }
-        while let Ok(event) = incoming.try_recv() {
-            if let Incoming::Core(Event::Durable(seq)) = event {
-                self.peers.durable(seq);
-            }
-        }
-        self.flush();
-        for peer in self.peers.ids() {
-            self.peers.remove(peer);
-        }
-        // Writers end once their queues are empty; a link that is stuck must not hold the process.
-        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

@@ -385,6 +385,8 @@ impl Core {
                 self.exit(format!("the scheduler refused this worker: {reason}"), out);
             }
             ToWorker::HeartbeatAnswer => self.contact.answer(),
+            // Whoever keeps the link goes there.
+            ToWorker::Moved { .. } => {}
             ToWorker::Ops { graph, ops } => {
                 self.ops.extend(ops.into_iter().map(|(index, op)| ((graph, index), Arc::new(op))));
             }

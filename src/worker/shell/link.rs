@@ -26,16 +26,17 @@ pub(super) async fn keep(
     let mut generation = 0;
     let mut backoff = Backoff::new(FIRST_WAIT, LAST_WAIT);
     let mut last_trouble = String::new();
+    let mut moved = Vec::new();
     while !events.is_closed() {
         generation += 1;
         let began = Instant::now();
-        match once(&state, &transport, &newest, &events, generation).await {
+        match once(&state, &transport, &newest, &events, generation, &mut moved).await {
             Ok(reason) => {
                 info!("the link to the scheduler is gone: {reason}");
                 let _ = events.send(Incoming::Unlinked { generation });
                 last_trouble.clear();
                 // The first look is at once: a successor may have taken over. Unless we are turned away again and again.
-                if began.elapsed() > FIRST_WAIT {
+                if began.elapsed() > FIRST_WAIT || !moved.is_empty() {
                     backoff.reset();
                     continue;
                 }
@@ -51,27 +52,36 @@ pub(super) async fn keep(
     }
 }
 
-/// One link from its beginning to its end. An error: there was none.
+/// One link from its beginning to its end. An error: there was none. `moved`: where the last scheduler said that the
+/// next one is, which a file server may not show for a while; and where this one says so.
 async fn once(
     state: &StateDir,
     transport: &Transport,
     newest: &watch::Sender<u32>,
     events: &mpsc::UnboundedSender<Incoming>,
     generation: u64,
+    moved: &mut Vec<String>,
 ) -> Result<String, String> {
-    let contact: Contact =
-        state.read_contact().map_err(|error| error.to_string())?.ok_or("there is no contact file")?;
-    if contact.epoch < *newest.borrow() {
-        return Err(format!("the contact file is of epoch {}, which is over", contact.epoch));
-    }
-    tell_newest(newest, contact.epoch);
+    let (addresses, epoch, whose) = match std::mem::take(moved) {
+        addresses if addresses.is_empty() => {
+            let contact: Contact =
+                state.read_contact().map_err(|error| error.to_string())?.ok_or("there is no contact file")?;
+            if contact.epoch < *newest.borrow() {
+                return Err(format!("the contact file is of epoch {}, which is over", contact.epoch));
+            }
+            tell_newest(newest, contact.epoch);
+            (contact.addresses, contact.epoch, format!("of epoch {} on {}", contact.epoch, contact.host))
+        }
+        // It has an epoch after all that were heard of.
+        addresses => (addresses, newest.borrow().saturating_add(1), "that takes over".to_owned()),
+    };
     let link = transport
-        .connect(&contact.addresses, Role::Scheduler, CONNECT_TIMEOUT)
+        .connect(&addresses, Role::Scheduler, CONNECT_TIMEOUT)
         .await
         .map_err(|error| error.to_string())?;
     let (mut reader, mut writer) = link.split();
     writer.send_all(&[values::hello(PeerKind::Worker)]).await.map_err(|error| error.to_string())?;
-    info!("linked to the scheduler of epoch {} on {}", contact.epoch, contact.host);
+    info!("linked to the scheduler {whose}");
     let (frames, mut outgoing) = mpsc::unbounded_channel::<Frame>();
     let _ = events.send(Incoming::Linked { generation, frames });
     let write = async {
@@ -87,6 +97,11 @@ async fn once(
         while let Some(frame) = reader.next().await.map_err(|error| error.to_string())? {
             let messages = protocol::decode::<ToWorker>(&frame.header)
                 .map_err(|error| format!("the scheduler is not understood: {error}"))?;
+            for message in &messages {
+                if let ToWorker::Moved { addresses } = message {
+                    moved.clone_from(addresses);
+                }
+            }
             if events.send(Incoming::FromScheduler { generation, messages }).is_err() {
                 return Ok("the worker ends".to_owned());
             }
@@ -96,7 +111,7 @@ async fn once(
     let mut newest = newest.subscribe();
     let superseded = async {
         // A scheduler that hangs doesn't close its links.
-        let later = newest.wait_for(|newest| *newest > contact.epoch).await.map(|epoch| *epoch);
+        let later = newest.wait_for(|newest| *newest > epoch).await.map(|epoch| *epoch);
         format!("epoch {} has taken over", later.unwrap_or_default())
     };
     Ok(tokio::select! {

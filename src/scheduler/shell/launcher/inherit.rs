@@ -10,11 +10,37 @@ use tokio::time::Instant;
 use tracing::info;
 
 impl Launcher {
+    /// Allocations that were asked for together with this scheduler, before there was any.
+    pub fn asked_for_before(&self) -> Vec<AllocationId> {
+        let wanted = |intent: &&Intent| {
+            intent.epoch == 0 && !matches!(intent.outcome, Outcome::Unwanted { .. } | Outcome::Ended { .. })
+        };
+        self.submitter.intents.open_ones().filter(wanted).filter_map(allocation_of).collect()
+    }
+
+    /// Settles every other launch of a scheduler. That of the `predecessor` has had its time; one that may still
+    /// start is told not to, and cancelled. `own` is this scheduler's job name, empty where it has none.
+    pub fn settle_launches(&mut self, own: &str, predecessor: &str) {
+        let of_scheduler = |intent: &&Intent| intent.purpose == intent::SCHEDULER && intent.name != own;
+        let others: Vec<Intent> = self.submitter.intents.open_ones().filter(of_scheduler).cloned().collect();
+        for intent in others {
+            let job = job_of(&intent);
+            if intent.name == predecessor {
+                let reason = "another scheduler came after it".to_owned();
+                self.settle(&intent.name, Outcome::Ended { job, reason });
+            } else {
+                info!("job {}, another scheduler's, is not wanted any more", intent.name);
+                self.rivals.extend(job.clone().map(JobId));
+                self.settle(&intent.name, Outcome::Unwanted { job });
+            }
+        }
+    }
+
     /// Takes over the jobs that older epochs left. `open` are the allocations whose end was not journalled. Returns
     /// what is known of them without asking the batch system.
     pub fn inherit(&mut self, open: &[AllocationId]) -> Option<Event> {
         let intents: Vec<(AllocationId, Intent)> =
-            self.intents.open_ones().filter_map(|i| Some((allocation_of(i)?, i.clone()))).collect();
+            self.submitter.intents.open_ones().filter_map(|i| Some((allocation_of(i)?, i.clone()))).collect();
         let open: BTreeSet<AllocationId> = open.iter().copied().collect();
         for (allocation, intent) in intents {
             if !open.contains(&allocation) {
@@ -41,7 +67,7 @@ impl Launcher {
     /// Of an allocation without an open intent: its job is over, or it never was submitted.
     fn fate(&self, allocation: AllocationId) -> AllocationStatus {
         let of_it = |intent: &&Intent| allocation_of(intent) == Some(allocation);
-        match self.intents.list().filter(of_it).last().map(|intent| &intent.outcome) {
+        match self.submitter.intents.list().filter(of_it).last().map(|intent| &intent.outcome) {
             Some(Outcome::Ended { job: Some(_), reason }) => {
                 AllocationStatus::Ended { words: reason.clone(), confirmed: false }
             }

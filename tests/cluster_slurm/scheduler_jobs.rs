@@ -1,0 +1,236 @@
+//! The scheduler in a job of a real Slurm, as it is by default there.
+
+use super::lab::{Lab, ended, read};
+use super::support::{eventually_sync, jobq};
+use super::{connected, done, text, unfinished};
+use std::os::unix::fs::symlink;
+use std::process::Stdio;
+
+/// A lab with nothing said about where the scheduler runs.
+fn lab(test: &str) -> Option<Lab> {
+    let mut lab = Lab::start(test)?;
+    lab.set("JOBQ_CFG_SCHEDULER__PLACE", "auto");
+    Some(lab)
+}
+
+fn contact(lab: &Lab) -> toml::Table {
+    toml::from_str(&read(&lab.state().join("contact.toml"))).unwrap_or_default()
+}
+
+fn field(lab: &Lab, key: &str) -> String {
+    contact(lab)[key].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_cluster_has_its_scheduler_in_a_job_by_default() {
+    let Some(lab) = lab("a_cluster_has_its_scheduler_in_a_job_by_default") else { return };
+    let said = lab.up(&["--workers", "2"]);
+    assert!(said.contains("the scheduler is job"), "{said}");
+    let (job, name) = (field(&lab, "job"), field(&lab, "job_name"));
+    let jobs = lab.slurm.squeue();
+    assert_eq!(jobs.len(), 3, "{jobs:?}");
+    assert!(jobs.contains(&format!("{job} RUNNING {name}")), "{jobs:?}");
+    let workers: Vec<String> =
+        lab.status()["allocations"].as_array().unwrap().iter().map(|a| text(&a["job"])).collect();
+    let dependency = lab.slurm.scontrol(&["show", "job", "-o", &workers[0]]);
+    assert!(dependency.contains("Dependency="), "{dependency}");
+    let script = lab.slurm.scontrol(&["write", "batch_script", &workers[0], "-"]);
+    assert!(script.contains(&format!("#SBATCH --dependency=after:{job}")), "{script}");
+    let graph = lab.map(40);
+    lab.ok(&["wait", &graph]);
+    lab.check_outputs(40);
+    assert!(lab.ok(&["logs", "scheduler"]).contains("epoch 1 of cluster default"));
+
+    // Its job is ended by somebody: the next verb has it started again, in a job, and the workers go there.
+    assert!(lab.slurm.run("scancel", &[&job]).status.success());
+    eventually_sync("the end of it", || lab.jobs().iter().all(|line| !line.contains(&name)).then_some(()));
+    let status = lab.until("both workers again", |status| {
+        (status["connected"] == 2 && status["epoch"] == 2).then(|| status.clone())
+    });
+    assert_eq!(status["allocations"].as_array().unwrap().len(), 2, "no others were asked for");
+    assert_ne!(field(&lab, "job"), job);
+    lab.down();
+}
+
+#[test]
+fn schedulers_relieve_each_other_within_their_walltime() {
+    let Some(lab) = lab("schedulers_relieve_each_other_within_their_walltime") else { return };
+    let relays: u64 = std::env::var("JOBQ_TEST_RELAYS").map_or(2, |n| n.parse().unwrap());
+    // A minute is the shortest that Slurm has; half of it is for the successor to come.
+    lab.up(&["--workers", "4", "--set", "scheduler.queue=brief", "--set", "scheduler.walltime=1m"]);
+    lab.script("work/task.sh", "sleep 1\necho \"$1\" >> runs\necho \"$1\" > \"$JOBQ_TASK_OUTPUT\"");
+    let count = u32::try_from(relays).unwrap() * 130;
+    let graph = lab.map(count);
+    let mut wait = lab.command(jobq());
+    wait.args(["wait", &graph]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let waiting = wait.spawn().unwrap();
+    let status = lab.until("the last relay", |status| {
+        (status["epoch"].as_u64().unwrap() > relays).then(|| status.clone())
+    });
+    assert!(unfinished(&status) > 0 && done(&status) > 0, "tasks ran all the time");
+    let output = ended(waiting, "jq wait");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    lab.check_outputs(count);
+    assert_eq!(lab.runs(), count as usize, "each ran once");
+    let status = lab.status();
+    let mut workers: Vec<String> = connected(&status).iter().map(|w| text(&w["name"])).collect();
+    workers.sort();
+    assert_eq!(workers, ["w1", "w2", "w3", "w4"], "they lived through all of it");
+    lab.down();
+}
+
+#[test]
+fn where_jobs_may_not_submit_jobs_the_scheduler_stays_here() {
+    let Some(lab) = lab("where_jobs_may_not_submit_jobs_the_scheduler_stays_here") else { return };
+    // On the nodes there is no sbatch.
+    let tools = lab.work().join("tools");
+    std::fs::create_dir(&tools).unwrap();
+    for tool in ["sh", "sleep", "hostname"] {
+        symlink(format!("/bin/{tool}"), tools.join(tool)).unwrap();
+    }
+    let prologue = format!("prologue=['export PATH={}']", tools.display());
+    let flags = ["up", "--queue", "spice", "--workers", "2", "--wait", "--set", &prologue];
+    let refused = lab.run(&[&flags[..], &["--scheduler", "job"]].concat());
+    assert_eq!(refused.code, Some(78), "{}", refused.stderr);
+    let words = ["no job can be submitted from", "sbatch is not on PATH", "--scheduler here"];
+    assert!(words.iter().all(|words| refused.stderr.contains(words)), "{}", refused.stderr);
+    assert_eq!(lab.slurm.squeue(), [""; 0]);
+
+    let up = lab.run(&flags);
+    assert_eq!(up.code, Some(0), "{}", up.stderr);
+    let words = ["no job can be submitted from", "the scheduler runs on this host instead"];
+    assert!(words.iter().all(|words| up.stderr.contains(words)), "{}", up.stderr);
+    assert_eq!((field(&lab, "job"), lab.jobs().len()), (String::new(), 2));
+    lab.ok(&["submit", "--wait", "--", "true"]);
+    lab.down();
+}
+
+#[test]
+fn a_scheduler_that_cant_start_tells_why_and_leaves_nothing() {
+    let Some(lab) = lab("a_scheduler_that_cant_start_tells_why_and_leaves_nothing") else { return };
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--set", "scheduler.queue=nope"], &["Invalid partition name specified"]),
+        (&["--set", "scheduler.cores=60"], &["CPU count per node can not be satisfied|PartitionConfig"]),
+        (&["--set", "scheduler.walltime=7h"], &["PartitionTimeLimit", "longer than the partition allows"]),
+        (&["--cores", "60"], &["CPU count per node can not be satisfied|PartitionConfig"]),
+        (
+            &["--set", "prologue=['echo the disk is not here', 'exit 1']"],
+            &["exit code 1", "the disk is not here"],
+        ),
+    ];
+    for (flags, expected) in cases {
+        let up = lab.run(&[&["up", "--queue", "spice", "--workers", "2", "--wait"], *flags].concat());
+        assert_eq!(up.code, Some(78), "{flags:?}: {}{}", up.stdout, up.stderr);
+        for words in *expected {
+            let said = words.split('|').any(|words| up.stderr.contains(words));
+            assert!(said, "{flags:?}: {}", up.stderr);
+        }
+        assert_eq!(lab.slurm.squeue(), [""; 0], "{flags:?}");
+    }
+    lab.until_empty();
+}
+
+#[test]
+fn a_launch_that_waits_in_the_queue_is_found_by_others() {
+    let Some(lab) = lab("a_launch_that_waits_in_the_queue_is_found_by_others") else { return };
+    lab.slurm.scontrol(&["update", "partitionname=spice", "state=inactive"]);
+    lab.slurm.scontrol(&["update", "partitionname=short", "state=down"]);
+    let words = [
+        "up",
+        "--queue",
+        "spice",
+        "--workers",
+        "1",
+        "--set",
+        "scheduler.queue=short",
+        "--set",
+        "scheduler.walltime=2m",
+    ];
+    let refused = lab.run(&words);
+    assert_eq!(refused.code, Some(75), "its workers' partition takes no jobs: {}", refused.stderr);
+    assert_eq!(lab.slurm.squeue(), [""; 0]);
+    lab.slurm.scontrol(&["update", "partitionname=spice", "state=up"]);
+    let up = lab.run(&[&words[..], &["--timeout", "3s"]].concat());
+    assert_eq!(up.code, Some(124), "{}", up.stderr);
+    assert!(up.stderr.contains("PartitionDown"), "{}", up.stderr);
+    let states: Vec<String> = lab.slurm.squeue();
+    assert_eq!(
+        (states.len(), states.iter().filter(|s| s.contains(" PENDING ")).count()),
+        (2, 2),
+        "{states:?}"
+    );
+    let other = lab.run(&[&words[..], &["--timeout", "3s"]].concat());
+    assert_eq!((other.code, lab.slurm.squeue().len()), (Some(69), 2), "{}", other.stderr);
+    lab.slurm.scontrol(&["update", "partitionname=short", "state=up"]);
+    lab.ok(&["submit", "--wait", "--", "true"]);
+    assert_eq!(lab.status()["epoch"], 1);
+    lab.down();
+}
+
+#[test]
+fn two_hosts_that_bring_it_up_at_once_make_one_cluster() {
+    let test = "two_hosts_that_bring_it_up_at_once_make_one_cluster";
+    let Some(lab) = lab(test) else { return };
+    let unshare = ["--uts", "--pid", "--fork", "--mount-proc", "--kill-child"];
+    let possible = lab.command("unshare").args(unshare).arg("true").output();
+    if !possible.is_ok_and(|output| output.status.success()) {
+        let words = format!("skipped: {test}: name spaces need root");
+        assert!(std::env::var("JOBQ_TEST_REQUIRE_ALL").as_deref() != Ok("1"), "{words}");
+        return eprintln!("{words}");
+    }
+    let line = format!("hostname \"$0\"; exec '{}' up --queue spice --workers 2 --wait", jobq().display());
+    let both = ["login1", "login2"].map(|host| {
+        let mut up = lab.command("unshare");
+        up.args(unshare).args(["sh", "-c", &line, host]);
+        up.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    let mut already = 0;
+    for child in both {
+        let output = ended(child, "jq up");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        already += usize::from(said.contains("is up already"));
+    }
+    assert_eq!(already, 1);
+    let status = lab.status();
+    assert_eq!((&status["epoch"], &status["connected"]), (&1.into(), &2.into()));
+    assert_eq!(lab.slurm.squeue().len(), 3);
+    lab.down();
+}
+
+#[test]
+fn on_a_host_where_a_logout_kills_the_scheduler_is_a_service_or_says_so() {
+    let Some(lab) = Lab::start("on_a_host_where_a_logout_kills_the_scheduler_is_a_service_or_says_so") else {
+        return;
+    };
+    lab.script(
+        "bin/loginctl",
+        "case \"$*\" in *Linger*) echo Linger=yes;; *) echo KillUserProcesses=yes; echo KillOnlyUsers=;; esac",
+    );
+    let asked = lab.work().join("asked");
+    lab.script(
+        "bin/systemd-run",
+        &format!(
+            "printf '%s\\n' \"$@\" > '{}'\nwhile [ \"$1\" != -- ]; do shift; done\nshift\n\
+             setsid \"$@\" < /dev/null > /dev/null 2>&1 &",
+            asked.display()
+        ),
+    );
+    let up = lab.run(&["up", "--queue", "spice", "--workers", "1", "--wait"]);
+    assert_eq!(up.code, Some(0), "{}", up.stderr);
+    assert!(!up.stderr.contains("logging out"), "{}", up.stderr);
+    let words = read(&asked);
+    for word in ["--user", "--property=Restart=on-failure", "--property=Nice=5", "--property=CPUQuota=400%"] {
+        assert!(words.lines().any(|line| line == word), "no {word} in\n{words}");
+    }
+    assert!(words.contains("--setenv=SLURM_CONF="), "{words}");
+    lab.ok(&["submit", "--wait", "--", "true"]);
+    lab.down();
+
+    lab.script("bin/systemd-run", "echo 'Failed to connect to bus' >&2; exit 1");
+    let up = lab.run(&["up", "--queue", "spice", "--workers", "1", "--wait"]);
+    assert_eq!(up.code, Some(0), "{}", up.stderr);
+    let words = ["Failed to connect to bus", "logging out from this host ends it", "--scheduler job"];
+    assert!(words.iter().all(|words| up.stderr.contains(words)), "{}", up.stderr);
+    lab.down();
+}
