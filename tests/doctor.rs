@@ -372,7 +372,7 @@ fn queues_on_a_real_slurm_alive_misasked_hung_and_dead() {
     let report = json(&site.jobq(&["queues", "--json"]));
     let names: Vec<&str> =
         report["queues"].as_array().unwrap().iter().map(|queue| queue["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["spice", "short"], "{report}");
+    assert_eq!(names, ["spice", "short", "brief"], "{report}");
 
     slurm.stop_controller();
     let started = Instant::now();

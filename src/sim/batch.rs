@@ -43,7 +43,7 @@ impl World {
     /// The scheduler runs the batch system's submit command.
     pub fn submits(&mut self, life: u32, allocation: AllocationId) {
         let begins = match self.servers.contains_key(&life) {
-            true => !self.must_be_silent(life),
+            true => self.may_act(life),
             // The command may have been running when its scheduler died.
             false => self.random.chance(0.5),
         };
@@ -87,7 +87,8 @@ impl World {
     }
 
     pub fn cancels(&mut self, life: u32, allocations: &[AllocationId]) {
-        if self.must_be_silent(life) {
+        // One that is no more had told its command before it died.
+        if self.servers.contains_key(&life) && !self.may_act(life) {
             return;
         }
         self.batch.unwanted.extend(allocations);

@@ -3,13 +3,15 @@
 mod inherit;
 
 use super::Incoming;
+use super::lease::Pulse;
 use crate::batch::{BatchError, ErrorKind, JobId, JobState, JobStatus, Outcome};
 use crate::protocol::AllocationId;
 use crate::scheduler::event::{AllocationStatus, Event, SubmitOutcome};
 use crate::scheduler::spec::ClusterSpec;
 use crate::scheduler::submit::{Purpose, Submitter};
-use crate::state::{Role, StateDir, intent};
+use crate::state::{Fence, Role, StateDir, intent};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
@@ -59,6 +61,8 @@ struct Trouble {
 
 pub(super) struct Launcher {
     submitter: Submitter,
+    pulse: Pulse,
+    fence: Arc<Fence>,
     /// What the names of all jobs of this cluster begin with.
     prefix: String,
     jobs: BTreeMap<AllocationId, Job>,
@@ -80,10 +84,10 @@ impl Launcher {
     pub fn new(
         state: &StateDir,
         spec: &ClusterSpec,
-        epoch: u32,
+        (fence, pulse): (&Fence, Pulse),
         events: mpsc::Sender<Incoming>,
     ) -> anyhow::Result<Launcher> {
-        let submitter = Submitter::new(state, spec, epoch, Role::Scheduler)?;
+        let submitter = Submitter::new(state, spec, fence.epoch(), Role::Scheduler)?;
         let own_queue = submitter.batch.system().programs().is_empty();
         let (interval, soon) = if own_queue {
             (OWN_QUEUE_INTERVAL, SOON)
@@ -96,6 +100,8 @@ impl Launcher {
         let next_poll = Instant::now() + interval;
         Ok(Launcher {
             submitter,
+            pulse,
+            fence: Arc::new(fence.try_clone()?),
             prefix,
             jobs,
             events,
@@ -122,6 +128,7 @@ impl Launcher {
                 biased;
                 command = commands.recv() => match command {
                     None => return,
+                    Some(Command::Submit(_) | Command::Cancel(_)) if !self.may_act().await => return,
                     Some(Command::Submit(id)) => self.submit(id).await,
                     Some(Command::Cancel(ids)) => self.cancel(&ids).await,
                     Some(Command::Poll) => self.poll_soon(),
@@ -132,6 +139,25 @@ impl Launcher {
                 },
                 () = poll => self.poll().await,
             }
+        }
+    }
+
+    /// Whether this scheduler still holds the cluster: a command may have waited for long behind one that hung, or while
+    /// this process was stopped.
+    async fn may_act(&self) -> bool {
+        if self.pulse.has_stopped() {
+            return false;
+        }
+        // A file server may keep it waiting.
+        let fence = self.fence.clone();
+        match tokio::task::spawn_blocking(move || fence.check()).await {
+            Ok(Ok(())) => !self.pulse.has_stopped(),
+            Ok(Err(error)) => {
+                let _ = self.events.send(Incoming::Fatal(error.to_string())).await;
+                false
+            }
+            // The process ends.
+            Err(_) => false,
         }
     }
 
@@ -242,6 +268,7 @@ impl Launcher {
 
     async fn scancel(&mut self, jobs: &[JobId]) {
         if !jobs.is_empty()
+            && self.may_act().await
             && let Err(error) = self.submitter.batch.cancel(jobs).await
         {
             warn!("jobs could not be cancelled: {error}");

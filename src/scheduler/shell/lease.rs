@@ -2,9 +2,9 @@
 
 use super::Incoming;
 use crate::state::lease::{BEAT_EVERY, Lease, SILENT_AFTER};
-use crate::state::{Fence, StateDir};
+use crate::state::{Contact, Fence, StateDir};
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 use tokio::sync::mpsc;
 use tracing::error;
@@ -15,6 +15,7 @@ pub(super) struct LeaseKeeper {
     stop: Option<std::sync::mpsc::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
     pulse: Pulse,
+    contact: Arc<OnceLock<Contact>>,
 }
 
 /// When the last beat that was completed began: a write may hang for long, and a process may be stopped. Whoever is
@@ -46,14 +47,24 @@ impl LeaseKeeper {
         let pulse = Pulse::new();
         let mut lease = Lease::take(state.path(), fence.epoch())?;
         let (fence, events, beats) = (fence.try_clone()?, events.clone(), pulse.clone());
+        let contact: Arc<OnceLock<Contact>> = Arc::default();
+        let (state, told) = (state.clone(), contact.clone());
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let beat = move || {
             while stopped.recv_timeout(BEAT_EVERY) == Err(RecvTimeoutError::Timeout) {
                 let began = Instant::now();
                 match fence.check().and_then(|()| lease.beat()) {
                     // A pulse that has stopped never comes back: only a new claim can tell what happened meanwhile.
-                    Ok(()) if !beats.has_stopped() => beats.set(began),
-                    Ok(()) => return,
+                    Ok(()) if beats.has_stopped() => {
+                        let reason =
+                            "it stood still for too long, and another one may have taken over".into();
+                        let _ = events.blocking_send(Incoming::Fatal(reason));
+                        return;
+                    }
+                    Ok(()) => {
+                        beats.set(began);
+                        put_right(&state, told.get());
+                    }
                     Err(error) if error.is_superseded() || beats.has_stopped() => {
                         let _ = events.blocking_send(Incoming::Fatal(error.to_string()));
                         return;
@@ -67,7 +78,12 @@ impl LeaseKeeper {
             }
         };
         let thread = std::thread::Builder::new().name("lease".into()).spawn(beat)?;
-        Ok(LeaseKeeper { stop: Some(stop), thread: Some(thread), pulse })
+        Ok(LeaseKeeper { stop: Some(stop), thread: Some(thread), pulse, contact })
+    }
+
+    /// Where the scheduler has told that it is, from now on kept so.
+    pub fn contact(&self) -> Arc<OnceLock<Contact>> {
+        self.contact.clone()
     }
 
     pub fn pulse(&self) -> Pulse {
@@ -82,5 +98,19 @@ impl Drop for LeaseKeeper {
         if let Some(thread) = self.thread.take().filter(|_| !self.pulse.has_stopped()) {
             let _ = thread.join();
         }
+    }
+}
+
+/// One that claimed before, and was stopped before it told where it is, may tell it over ours when it goes on.
+fn put_right(state: &StateDir, ours: Option<&Contact>) {
+    let Some(ours) = ours else { return };
+    let written = match state.read_contact() {
+        // None at all: the cluster goes down, or somebody else ended it.
+        Ok(Some(found)) if found.epoch < ours.epoch => state.write_contact(ours),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = written {
+        error!("the contact file: {error}");
     }
 }

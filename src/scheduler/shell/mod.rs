@@ -145,7 +145,7 @@ async fn hold(
 ) -> anyhow::Result<()> {
     let Seat { state, file, spec, job, listener, fence, clock, lease } = seat;
     let epoch = fence.epoch();
-    let mut launcher = Launcher::new(state, &spec, epoch, events.clone())?;
+    let mut launcher = Launcher::new(state, &spec, (&fence, lease.pulse()), events.clone())?;
     let config = ground::core_config(&spec, epoch, launcher.last_allocation() + 1);
     let (mut core, journal) = resume(state, Replay::new(config, clock.now()), &fence, &clock, &events)?;
     let mut actions = Vec::new();
@@ -156,7 +156,9 @@ async fn hold(
     let left = past::left_behind(state, &file.life)?;
     let transport = ground::transport(state, &spec, Role::Scheduler)?;
     // Nothing that can fail comes after this: who sees the contact finds a scheduler.
-    state.write_contact(&ground::contact(state, &listener, epoch, &file, job)?)?;
+    let contact = ground::contact(state, &listener, epoch, &file, job)?;
+    state.write_contact(&contact)?;
+    let _ = lease.contact().set(contact);
     info!("listening {} ms after the claim", clock.now().0 / 1_000_000);
     let (commands, launched) = mpsc::unbounded_channel();
     tokio::spawn(launcher.run(launched));
@@ -186,7 +188,7 @@ async fn hold(
     };
     shell.start(inherited, left, actions);
     let ended = shell.run(incoming).await;
-    let is_ours = state.read_contact()?.is_some_and(|contact| contact.epoch == epoch);
+    let is_ours = state.read_contact()?.is_some_and(|contact| contact.epoch <= epoch);
     if shell.exit.is_some() && is_ours {
         state.remove_contact()?;
     }

@@ -5,7 +5,7 @@ use super::own_job::OwnJob;
 use crate::net::{Frame, Transport, values};
 use crate::protocol::{self, FromClient, PeerKind, Reply, Request, ToClient};
 use crate::scheduler::spec::ClusterSpec;
-use crate::state::lease::{self, Seen};
+use crate::state::lease::{self, Sight};
 use crate::state::{LeaseWatch, Role, StateDir};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
@@ -39,10 +39,11 @@ pub(super) async fn relieve(
     let (started, mut watch) = (Instant::now(), LeaseWatch::default());
     let mut trouble = String::new();
     loop {
-        let Some(seen) = holder(state, job)? else { return Ok(Relief::Free) };
-        if watch.may_claim(&seen, started.elapsed()) {
+        let Some(sight) = holder(state, job)? else { return Ok(Relief::Free) };
+        if watch.may_claim(&sight, started.elapsed()) {
             return Ok(Relief::Free);
         }
+        let seen = sight.seen;
         match ask(state, &transport, job, addresses).await {
             Ok(Reply::Relieved) => {
                 info!("the scheduler of epoch {} has let go", seen.epoch);
@@ -65,8 +66,9 @@ pub(super) async fn relieve(
 }
 
 /// The lease, while it is held by whoever asked for this job.
-fn holder(state: &StateDir, job: &OwnJob) -> anyhow::Result<Option<Seen>> {
-    Ok(lease::look(state.path())?.filter(|seen| seen.epoch == job.asked_by && !seen.released))
+fn holder(state: &StateDir, job: &OwnJob) -> anyhow::Result<Option<Sight>> {
+    let held = |sight: &Sight| sight.seen.epoch == job.asked_by && !sight.seen.released;
+    Ok(lease::sight(state.path())?.filter(held))
 }
 
 async fn ask(

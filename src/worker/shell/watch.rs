@@ -90,7 +90,7 @@ mod tests {
     fn only_a_silent_lease_under_a_standing_fence_proves_anything() {
         let home = tempfile::tempdir().unwrap();
         let state = StateDir::create(home.path(), "c").unwrap();
-        let held = epoch::claim(state.path(), "").unwrap();
+        let held = epoch::claim(state.path(), None, "").unwrap();
         let (mut watch, second) = (LeaseWatch::default(), Duration::from_secs(1));
         assert!(!proves(&state, 1, &mut watch, second), "no lease was ever taken");
         let mut lease = Lease::take(state.path(), 1).unwrap();
@@ -102,7 +102,7 @@ mod tests {
         lease.release().unwrap();
         assert!(proves(&state, 1, &mut watch, 23 * second));
         assert!(!proves(&state, 2, &mut watch, 23 * second), "that is another's lease");
-        epoch::claim(state.path(), "").unwrap();
+        epoch::claim(state.path(), Some(1), "").unwrap();
         assert!(!proves(&state, 1, &mut watch, 60 * second), "a later epoch was claimed");
         drop(held);
     }
