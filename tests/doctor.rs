@@ -162,7 +162,7 @@ fn a_living_cluster_answers_the_doctor_and_another_version_is_told() {
     let spec = cluster_of(&machine, &state);
     let scheduler = std::thread::spawn({
         let state = state.clone();
-        move || runtime().block_on(serve(state))
+        move || runtime().block_on(serve(state, None))
     });
     let contact = support::eventually_sync("a contact file", || state.read_contact().unwrap());
 

@@ -3,6 +3,7 @@
 use super::Context;
 use super::exit::{CliError, Exit};
 use crate::client::{Client, ClientError, Home};
+use crate::cluster::revive::{self, Resumed, Reviver};
 use crate::net::Transport;
 use crate::protocol::RefusalKind;
 use crate::scheduler::shell::transport;
@@ -10,6 +11,7 @@ use crate::scheduler::spec::ClusterSpec;
 use crate::state::{Grant, Role, StateDir, StateError};
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Runs a verb's asynchronous part.
 pub fn block_on<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
@@ -40,12 +42,19 @@ pub fn cluster_spec(state: &StateDir) -> Result<ClusterSpec, CliError> {
     Ok(file.spec_as()?)
 }
 
-/// A client of the cluster that the flags name.
+/// A client of the cluster that the flags name. Its scheduler is started again if it is dead, unless that isn't wanted.
 pub async fn client(context: &Context) -> Result<Client, CliError> {
     if let Some(path) = &context.grant {
         return granted(path).await;
     }
-    client_of(state_dir(context)?).await
+    let state = state_dir(context)?;
+    if !context.revives {
+        return client_of(state).await;
+    }
+    let out = context.out;
+    let tell = move |resumed: &Resumed| out.warning(resumption(resumed));
+    let reviver = Arc::new(Reviver::new(state.clone(), super::down::tell_waiting, Arc::new(tell)));
+    Ok(revive::connect(&state, &links(&state)?, reviver).await?)
 }
 
 /// A client of somebody else's cluster, by a grant.
@@ -59,12 +68,30 @@ async fn granted(path: &Path) -> Result<Client, CliError> {
     client.map_err(|error| CliError::from(error).hint(outdated))
 }
 
-/// A client of this cluster.
+/// A client of this cluster, if its scheduler is there.
 pub async fn client_of(state: StateDir) -> Result<Client, CliError> {
-    let spec = cluster_spec(&state)?;
-    let transport = transport(&state, &spec, Role::Admin)
-        .map_err(|error| CliError::config(format!("the cluster's identity can't be used: {error:#}")))?;
-    Ok(Client::connect(state, transport).await?)
+    let links = links(&state)?;
+    Ok(Client::connect(state, links).await?)
+}
+
+fn links(state: &StateDir) -> Result<Transport, CliError> {
+    transport(state, &cluster_spec(state)?, Role::Admin)
+        .map_err(|error| CliError::config(format!("the cluster's identity can't be used: {error:#}")))
+}
+
+/// What is said of a cluster that goes on.
+pub fn resumption(resumed: &Resumed) -> String {
+    let (dead, status) = (&resumed.dead, &resumed.status);
+    let many = |count: u64, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    format!(
+        "the scheduler (epoch {}, process {} on {}) had died; resumed as epoch {}: {}, {} open",
+        dead.epoch,
+        dead.pid,
+        dead.host,
+        status.epoch,
+        many(u64::from(status.graphs), "graph"),
+        many(status.counts.open(), "task"),
+    )
 }
 
 fn not_up(name: &str) -> CliError {
@@ -91,9 +118,11 @@ impl From<ClientError> for CliError {
             ClientError::State(error) => error.into(),
             ClientError::Unreachable { .. }
             | ClientError::Link(_)
-            | ClientError::Afresh { .. }
+            | ClientError::AnotherLife { .. }
             | ClientError::Silent { .. } => CliError::unavailable(error.to_string())
                 .hint("`jq up` brings a dead cluster up again; `jq logs scheduler` tells how it ended"),
+            ClientError::NotRevived { .. } => CliError::config(error.to_string())
+                .hint("`jq doctor` looks closer; `jq logs scheduler` tells how the last one ended"),
             ClientError::Refused { kind, reason } => {
                 let exit = match kind {
                     RefusalKind::Unknown | RefusalKind::Usage => Exit::Usage,

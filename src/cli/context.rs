@@ -30,6 +30,9 @@ pub struct CommonFlags {
     /// More notes on stderr
     #[arg(short, long, global = true)]
     verbose: bool,
+    /// Don't start a scheduler again that has died
+    #[arg(long, global = true)]
+    no_revive: bool,
     /// When to use colours
     #[arg(long, value_name = "WHEN", global = true, default_value = "auto")]
     color: Color,
@@ -43,6 +46,8 @@ pub struct Context {
     pub cluster: String,
     /// By which somebody else's cluster is read.
     pub grant: Option<PathBuf>,
+    /// Whether a scheduler that has died is started again.
+    pub revives: bool,
     pub out: Output,
     /// Directories that are needed until the program ends.
     kept: RefCell<Vec<Scratch>>,
@@ -55,6 +60,7 @@ impl Context {
             cluster: flags.cluster,
             grant: flags.grant,
             kept: RefCell::default(),
+            revives: !flags.no_revive,
             out: Output::new(flags.json, flags.quiet, flags.verbose, flags.color),
         }
     }

@@ -82,7 +82,9 @@ async fn one(root: &std::path::Path, name: &str) -> Result<Row, CliError> {
         }
         Liveness::Down => Row { state: "down".to_owned(), ..Row::default() },
         Liveness::Dead(_) => {
-            let note = "its scheduler died; `jq up` starts afresh, `jq down` clears it away".to_owned();
+            let note =
+                "its scheduler died; `jq up`, or any verb that needs it, resumes; `jq down` clears it away"
+                    .to_owned();
             Row { state: "dead".to_owned(), host, note, ..Row::default() }
         }
         Liveness::Unreachable(error) => {

@@ -16,6 +16,7 @@ pub enum Color {
 }
 
 /// How this process speaks.
+#[derive(Clone, Copy)]
 pub struct Output {
     json: bool,
     quiet: bool,

@@ -7,6 +7,7 @@ pub mod scheduler {
     use super::super::exit::{CliError, Exit};
     use super::{log_to_stderr, multi_thread};
     use crate::state::StateDir;
+    use crate::state::lease::Standstill;
     use std::path::PathBuf;
 
     #[derive(clap::Args)]
@@ -14,6 +15,9 @@ pub mod scheduler {
         /// The directory of all clusters' state
         #[arg(long, value_name = "DIR")]
         state_root: PathBuf,
+        /// The last scheduler's lease, which was watched for long and didn't move
+        #[arg(long, value_name = "EPOCH:COUNTER")]
+        stood_still: Option<Standstill>,
     }
 
     pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
@@ -23,7 +27,7 @@ pub mod scheduler {
         log_to_stderr();
         let state = StateDir::open(&args.state_root, &context.cluster)?;
         let runtime = multi_thread()?;
-        let ended = runtime.block_on(crate::scheduler::shell::serve(state));
+        let ended = runtime.block_on(crate::scheduler::shell::serve(state, args.stood_still));
         // Links that are stuck must not keep the process.
         runtime.shutdown_timeout(std::time::Duration::from_secs(1));
         match ended {
@@ -226,6 +230,7 @@ pub mod worker {
             return Ok(Exit::Ok);
         }
         let spec = cluster_spec(&state)?;
+        let life = state.read_cluster()?.map_or_else(String::new, |file| file.life);
         let transport =
             transport(&state, &spec, Role::Worker).map_err(|e| CliError::config(format!("{e:#}")))?;
         tracing::info!("worker {} of job {}", args.worker, args.job_name);
@@ -236,6 +241,7 @@ pub mod worker {
             id: WorkerId { name: args.worker, incarnation: args.incarnation },
             allocation: AllocationId(args.allocation),
             deadline_unix: args.deadline,
+            life,
         };
         let runtime = multi_thread()?;
         let ended = runtime.block_on(crate::worker::shell::run(options));

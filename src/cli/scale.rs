@@ -1,7 +1,7 @@
 //! `scale`: another number of workers.
 
 use super::Context;
-use super::connect::{block_on, client_of, cluster_spec, state_dir};
+use super::connect::{block_on, client, cluster_spec, state_dir};
 use super::exit::{CliError, Exit};
 use crate::client::{random_request, unexpected};
 use crate::protocol::{Reply, Request};
@@ -25,7 +25,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     let spec = cluster_spec(&state)?;
     context.config()?.settings(None, &[])?.check_workers(args.workers, "scale")?;
     let target = block_on(async {
-        let mut client = client_of(state).await?;
+        let mut client = client(context).await?;
         let request = Request::Scale { request: random_request()?, workers: args.workers };
         match client.call(request).await? {
             Reply::Scaled { workers } => Ok(workers),

@@ -1,7 +1,7 @@
 //! `up`: a cluster comes to be, or is found to be.
 
 use super::Context;
-use super::connect::{block_on, cluster_spec};
+use super::connect::{block_on, cluster_spec, resumption};
 use super::exit::{CliError, Exit};
 use super::up_flags::UpFlags;
 use crate::client::Client;
@@ -57,6 +57,8 @@ struct Report<'a> {
     state_dir: String,
     address: String,
     was_up: bool,
+    /// Its scheduler had died, and another one goes on from its journal.
+    resumed: bool,
     target: u32,
     connected: u32,
     allocations: Vec<String>,
@@ -131,7 +133,7 @@ async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) 
     let (mut client, brought) =
         bring_up(&state, &wish, super::down::tell_waiting).await.map_err(|error| explain(error, context))?;
     tell_losses(&brought, context);
-    let ours = !matches!(brought, Brought::WasUp);
+    let ours = matches!(brought, Brought::Started | Brought::Afresh(_));
     match wait(args, ours, &state, &mut client, context).await {
         Ok(status) => report(&state, &cluster_spec(&state)?, &status, &brought, context)?,
         Err(NotThere::Refused(error)) => {
@@ -232,12 +234,15 @@ async fn bring_down(state: &StateDir, spec: &ClusterSpec, drain: Duration) -> Re
 }
 
 fn tell_losses(brought: &Brought, context: &Context) {
-    let Brought::Afresh(lost) = brought else { return };
-    let (lost, contact) = lost.as_ref();
+    let (lost, contact) = match brought {
+        Brought::Started | Brought::WasUp => return,
+        Brought::Resumed(resumed) => return context.out.warning(resumption(resumed)),
+        Brought::Afresh(lost) => lost.as_ref(),
+    };
     let c = &lost.counts;
-    let unfinished = c.waiting + c.ready + c.assigned;
+    let unfinished = c.open();
     context.out.warning(format!(
-        "the scheduler of cluster {} (epoch {}, process {} on {}) had died. Lost with it: {} graphs with {unfinished} \
+        "the scheduler of cluster {} (epoch {}, process {} on {}) had died. Given up with it: {} graphs with {unfinished} \
          unfinished, {} finished and {} failed tasks. Its jobs were cancelled; the cluster starts afresh",
         context.cluster, contact.epoch, contact.pid, contact.host, lost.graphs, c.memory, c.erred + c.cancelled,
     ));
@@ -258,18 +263,24 @@ fn report(
     let open = status.allocations.iter().filter(|a| is_open(a) && !a.job.is_empty());
     let allocations: Vec<String> = open.map(|a| a.job.clone()).collect();
     let was_up = matches!(brought, Brought::WasUp);
+    let resumed = matches!(brought, Brought::Resumed(_));
     if context.out.is_json() {
         return context.out.json(&Report {
             cluster: state.name(),
             state_dir: state.path().display().to_string(),
             address,
             was_up,
+            resumed,
             target: status.target,
             connected: status.connected,
             allocations,
         });
     }
-    let how = if was_up { "is up already" } else { "is up" };
+    let how = match brought {
+        Brought::WasUp => "is up already",
+        Brought::Resumed(_) => "is up again",
+        Brought::Started | Brought::Afresh(_) => "is up",
+    };
     context.out.line(format!("cluster {} {how} at {address}", state.name()))?;
     context.out.line(arithmetic(spec, status.target))?;
     let waiting = status.target.saturating_sub(status.connected);
@@ -382,7 +393,7 @@ fn explain(error: UpError, context: &Context) -> CliError {
                 .hint(format!("the cluster stays up: `{program} status` shows it, `{program} down` ends it"))
         }
         UpError::Busy { .. } => CliError::new(Exit::TryAgain, error.to_string()),
-        UpError::Launch(_) | UpError::Journal(_) | UpError::Identity(_) => CliError::config(error.to_string()),
+        UpError::Launch(_) | UpError::Past(_) | UpError::Identity(_) => CliError::config(error.to_string()),
     }
 }
 

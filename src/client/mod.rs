@@ -1,4 +1,9 @@
-//! A client of a cluster: it finds the scheduler by the contact file, asks, and gathers values from workers.
+//! A client of a cluster: it finds the scheduler by the contact file, asks, and gathers values from workers. Where its
+//! scheduler dies, it goes on with the next one.
+
+mod follow;
+
+pub use follow::{Revival, Revive};
 
 use crate::graph::{Columns, Graph, Key, TaskId, Value};
 use crate::net::values::{self, ValueLink};
@@ -9,17 +14,17 @@ use crate::protocol::{
 };
 use crate::state::{Grant, Role, StateDir, StateError};
 use bytes::Bytes;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// For connecting to the scheduler.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For coming back to a scheduler whose link broke.
-const RECONNECT_FOR: Duration = Duration::from_secs(30);
 /// For an answer that the scheduler gives without waiting for anything but its disk.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-const RECONNECT_WAIT: Duration = Duration::from_millis(200);
-/// Links that break before the scheduler ever said a word: it doesn't take us for one of its own.
-const UNANSWERED_TRIES: u32 = 3;
+/// Whoever waits for tasks asks this often whether the scheduler is still there, if it has said nothing meanwhile.
+const PING_AFTER: Duration = Duration::from_secs(30);
+/// Between two tries to get a value from somebody.
+const VALUE_WAIT: Duration = Duration::from_millis(200);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -34,11 +39,14 @@ pub enum ClientError {
     Link(#[from] LinkError),
     #[error("the scheduler is not understood: {0}")]
     Answer(String),
-    /// Its scheduler died, and somebody brought the cluster up again: graph numbers mean others now.
+    /// Graph numbers mean others now.
     #[error(
-        "the scheduler of cluster '{name}' died, and the cluster was brought up afresh: what it was asked for is lost"
+        "cluster '{name}' has begun another life since (it was brought down, or replaced): what it was asked for is gone"
     )]
-    Afresh { name: String },
+    AnotherLife { name: String },
+    /// Its scheduler died, and no other can take over.
+    #[error("the scheduler of cluster '{name}' is dead, and can't be started again: {reason}")]
+    NotRevived { name: String, reason: String },
     #[error("the scheduler of cluster '{name}' doesn't answer (nothing came for {} s)", ANSWER_TIMEOUT.as_secs())]
     Silent { name: String },
     #[error("{reason}")]
@@ -77,10 +85,12 @@ pub struct Client {
     home: Home,
     transport: Transport,
     link: Link,
-    /// Of the scheduler that was first connected to: a later one doesn't know our graphs.
-    epoch: u32,
+    /// Of the cluster that was first connected to: in another life, it doesn't know our graphs.
+    life: String,
+    /// Who starts another scheduler where this one has died.
+    reviver: Option<Arc<dyn Revive>>,
     next_call: u64,
-    /// Whether the scheduler ever said anything.
+    /// Whether a scheduler ever said anything.
     answered: bool,
 }
 
@@ -123,62 +133,23 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub async fn connect_to(home: Home, transport: Transport) -> Result<Client, ClientError> {
-        let (link, epoch) = open(&home, &transport).await?;
-        Ok(Client { home, transport, link, epoch, next_call: NO_CALL, answered: false })
+        let (link, life) = open(&home, &transport).await?;
+        Ok(Client { home, transport, link, life, reviver: None, next_call: NO_CALL, answered: false })
     }
 
-    /// Asks, and returns the answer. A link that breaks is made anew and the request repeated: changing requests
-    /// carry an id, so that a repeat changes nothing.
+    /// The same, and from now on a scheduler that dies is started again.
+    #[must_use]
+    pub fn reviving(self, reviver: Arc<dyn Revive>) -> Client {
+        Client { reviver: Some(reviver), ..self }
+    }
+
+    /// Asks, and returns the answer. A link that breaks is made anew, also to a later scheduler of the cluster, and the
+    /// request repeated: changing requests carry an id, so that a repeat changes nothing.
     ///
     /// # Errors
     /// The scheduler refuses, or can't be reached any more.
     pub async fn call(&mut self, request: Request) -> Result<Reply, ClientError> {
         self.call_with_progress(request, |_| ()).await
-    }
-
-    async fn call_with_progress(
-        &mut self,
-        request: Request,
-        mut progress: impl FnMut(&Counts),
-    ) -> Result<Reply, ClientError> {
-        let mut broken_since: Option<Instant> = None;
-        let mut breaks = 0;
-        loop {
-            let began = Instant::now();
-            let error = match self.once(&request, &mut progress).await {
-                Ok(Reply::Refused { kind, reason }) => return Err(ClientError::Refused { kind, reason }),
-                Ok(reply) => return Ok(reply),
-                Err(error @ ClientError::Link(_)) => error,
-                Err(error) => return Err(error),
-            };
-            if began.elapsed() > RECONNECT_FOR {
-                // The link held for long: this is another trouble than the last.
-                (broken_since, breaks) = (None, 0);
-            }
-            let since = *broken_since.get_or_insert_with(Instant::now);
-            breaks += 1;
-            let refused = !self.answered && breaks >= UNANSWERED_TRIES;
-            if matches!(request, Request::Down { .. }) || refused || since.elapsed() > RECONNECT_FOR {
-                return Err(error);
-            }
-            if breaks > 1 {
-                tokio::time::sleep(RECONNECT_WAIT).await;
-            }
-            self.link = self.reconnect(since).await?;
-        }
-    }
-
-    async fn reconnect(&self, since: Instant) -> Result<Link, ClientError> {
-        loop {
-            match open(&self.home, &self.transport).await {
-                Ok((link, epoch)) if epoch == self.epoch => return Ok(link),
-                Ok(_) => return Err(ClientError::Afresh { name: self.home.name().to_owned() }),
-                // Brought down on purpose: nothing to wait for.
-                Err(error @ ClientError::NotUp { .. }) => return Err(error),
-                Err(error) if since.elapsed() > RECONNECT_FOR => return Err(error),
-                Err(_) => tokio::time::sleep(RECONNECT_WAIT).await,
-            }
-        }
     }
 
     async fn once(
@@ -206,16 +177,22 @@ impl Client {
     }
 
     async fn next_frame(&mut self, request: &Request) -> Result<Frame, ClientError> {
+        let silent = |_| ClientError::Silent { name: self.home.name().to_owned() };
         // These take as long as tasks take.
-        let patient = matches!(request, Request::Wait { .. } | Request::Down { .. });
-        let next = self.link.reader.next();
-        let frame = if patient {
-            next.await?
-        } else {
-            let silent = |_| ClientError::Silent { name: self.home.name().to_owned() };
-            tokio::time::timeout(ANSWER_TIMEOUT, next).await.map_err(silent)??
-        };
-        Ok(frame.ok_or(LinkError::CutShort)?)
+        if !is_patient(request) {
+            let next = tokio::time::timeout(ANSWER_TIMEOUT, self.link.reader.next()).await;
+            return Ok(next.map_err(silent)??.ok_or(LinkError::CutShort)?);
+        }
+        if let Ok(next) = tokio::time::timeout(PING_AFTER, self.link.reader.next()).await {
+            return Ok(next?.ok_or(LinkError::CutShort)?);
+        }
+        // Its host may have died without a word. What answers has another number, and nobody waits for that.
+        self.next_call += 1;
+        let ping = FromClient { call: self.next_call, request: Request::Resolve(Vec::new()) };
+        let header = protocol::encode(&[ping]).map_err(|error| ClientError::Answer(error.to_string()))?;
+        self.link.writer.send_all(&[Frame::new(header)]).await?;
+        let next = tokio::time::timeout(ANSWER_TIMEOUT, self.link.reader.next()).await;
+        Ok(next.map_err(silent)??.ok_or(LinkError::CutShort)?)
     }
 
     /// Submits the next part of a graph; returns once it is durable.
@@ -327,7 +304,7 @@ impl Client {
                 }
             }
             // Its holders are gone; the scheduler will notice, and have it made again.
-            tokio::time::sleep(RECONNECT_WAIT).await;
+            tokio::time::sleep(VALUE_WAIT).await;
         }
     }
 }
@@ -338,24 +315,29 @@ pub fn value_of(stored: StoredValue) -> Value {
     Value { header: stored.header.into(), buffers }
 }
 
-/// A link to the scheduler that the contact file or the grant names, with its epoch (a grant knows none).
-async fn open(home: &Home, transport: &Transport) -> Result<(Link, u32), ClientError> {
+fn is_patient(request: &Request) -> bool {
+    matches!(request, Request::Wait { .. } | Request::Down { .. })
+}
+
+/// A link to the scheduler that the contact file or the grant names, and which life of the cluster that is; a grant
+/// knows none.
+async fn open(home: &Home, transport: &Transport) -> Result<(Link, String), ClientError> {
     let name = || home.name().to_owned();
-    let (addresses, host, epoch) = match home {
+    let (addresses, host, life) = match home {
         Home::State(state) => {
             let contact = state.read_contact()?.ok_or_else(|| ClientError::NotUp { name: name() })?;
-            (contact.addresses, contact.host, contact.epoch)
+            (contact.addresses, contact.host, contact.life)
         }
         Home::Grant(grant) => {
             let first = grant.addresses.first().and_then(|a| a.rsplit_once(':')).map(|(host, _)| host);
-            (grant.addresses.clone(), first.unwrap_or_default().to_owned(), 0)
+            (grant.addresses.clone(), first.unwrap_or_default().to_owned(), String::new())
         }
     };
     let link = transport.connect(&addresses, Role::Scheduler, CONNECT_TIMEOUT).await;
     let unreachable = |source| ClientError::Unreachable { name: name(), host, source };
     let (reader, mut writer) = link.map_err(unreachable)?.split();
     writer.send_all(&[values::hello(PeerKind::Client)]).await?;
-    Ok((Link { reader, writer }, epoch))
+    Ok((Link { reader, writer }, life))
 }
 
 /// The error for an answer that doesn't belong to the request.

@@ -6,7 +6,7 @@ use crate::client::ClientError;
 use crate::net::Transport;
 use crate::protocol::{Reply, Request};
 use crate::scheduler::spec::ClusterSpec;
-use crate::state::{Intent, Intents, Outcome, Role, StateDir, StateError, intent};
+use crate::state::{Intent, Intents, Outcome, Role, StateDir, StateError, epoch, intent};
 use std::time::{Duration, Instant};
 
 /// For the batch system to let go of cancelled jobs.
@@ -68,13 +68,25 @@ pub async fn down(
             }
         }
         Liveness::Down => {}
-        Liveness::Dead(_) => state.remove_contact()?,
+        Liveness::Dead(_) => {
+            fence_off(state)?;
+            state.remove_contact()?;
+        }
         Liveness::Unreachable(error) => return Err(error.into()),
     }
     if let Some(batch) = spec.batch(state) {
         downed.swept = sweep(state, &batch).await?;
     }
     Ok(downed)
+}
+
+/// Makes sure that a scheduler that only seemed dead does nothing any more.
+///
+/// # Errors
+/// Somebody else is taking over at this moment, or the state directory can't be used.
+pub(super) fn fence_off(state: &StateDir) -> Result<(), StateError> {
+    let note = format!("brought down by pid {}", std::process::id());
+    epoch::claim(state.path(), &note).map(drop)
 }
 
 /// The scheduler removes its contact file when its last cancel is done.

@@ -1,6 +1,7 @@
 //! Starts a scheduler on this host that outlives the shell.
 
 use crate::scheduler::spec::ClusterSpec;
+use crate::state::lease::Standstill;
 use crate::state::{Contact, StateDir, StateError};
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom};
@@ -21,17 +22,24 @@ pub enum LaunchError {
     Spawn { program: PathBuf, source: std::io::Error },
     #[error("the scheduler ended at once ({status}); its log ends with:\n{tail}")]
     Ended { status: String, tail: String },
+    #[error("a scheduler was started, and found another one alive; try again")]
+    AnotherLives,
     #[error("the scheduler gave no sign of life within {} s; its log ends with:\n{tail}", START_TIMEOUT.as_secs())]
     Silent { tail: String },
     #[error(transparent)]
     State(#[from] StateError),
 }
 
-/// Starts the scheduler in a session of its own, and returns once it can be connected to.
+/// Starts the scheduler in a session of its own, and returns once it can be connected to. `stood_still`: the last
+/// one's lease, if it was watched for long enough.
 ///
 /// # Errors
 /// It can't be started, or ends at once: with its own words.
-pub async fn launch(state: &StateDir, spec: &ClusterSpec) -> Result<Contact, LaunchError> {
+pub async fn launch(
+    state: &StateDir,
+    spec: &ClusterSpec,
+    stood_still: Option<Standstill>,
+) -> Result<Contact, LaunchError> {
     let log = state.path().join("scheduler.log");
     let spawn_error = |source| LaunchError::Spawn { program: spec.exe.clone(), source };
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&log).map_err(spawn_error)?;
@@ -43,6 +51,7 @@ pub async fn launch(state: &StateDir, spec: &ClusterSpec) -> Result<Contact, Lau
         .arg(state.root())
         .arg("--name")
         .arg(state.name())
+        .args(stood_still.into_iter().flat_map(|still| ["--stood-still".to_owned(), still.to_string()]))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(file)
@@ -55,6 +64,9 @@ pub async fn launch(state: &StateDir, spec: &ClusterSpec) -> Result<Contact, Lau
             return Ok(contact);
         }
         if let Ok(Some(status)) = child.try_wait() {
+            if status.success() {
+                return Err(LaunchError::AnotherLives);
+            }
             return Err(LaunchError::Ended { status: status.to_string(), tail: tail_of(&log) });
         }
         if started.elapsed() > START_TIMEOUT {

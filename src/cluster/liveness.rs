@@ -1,12 +1,12 @@
 //! Whether a cluster's scheduler lives.
 
 use crate::client::{Client, ClientError};
-use crate::journal;
 use crate::net::Transport;
 use crate::protocol::Counts;
-use crate::scheduler::core::{Core, CoreConfig};
+use crate::scheduler::core::{CoreConfig, Replay};
 use crate::scheduler::event::{JournalSeq, Time};
-use crate::scheduler::record::Record;
+use crate::scheduler::shell::past::{self, PastError};
+use crate::state::lease::Standstill;
 use crate::state::{Contact, LeaseWatch, StateDir, lease};
 use std::time::Instant;
 
@@ -16,9 +16,16 @@ pub enum Liveness {
     /// Never up, or brought down in order.
     Down,
     /// Its scheduler ended without bringing it down.
-    Dead(Contact),
+    Dead(Dead),
     /// Its scheduler may live, but can't be reached.
     Unreachable(ClientError),
+}
+
+/// A scheduler that is surely dead, or so silent that another one may take over.
+pub struct Dead {
+    pub contact: Contact,
+    /// Its lease, where that was watched standing still for long enough.
+    pub stood_still: Option<Standstill>,
 }
 
 /// Looks at the contact file, tries to connect, and if that fails asks the lease whether its holder is gone.
@@ -33,13 +40,17 @@ pub async fn look(state: &StateDir, transport: &Transport) -> Result<Liveness, C
         Err(error) => {
             let seen = lease::look(state.path())?;
             let gone = seen.is_none_or(|seen| seen.released || seen.holder_is_gone());
-            Ok(if gone { Liveness::Dead(contact) } else { Liveness::Unreachable(error) })
+            Ok(if gone {
+                Liveness::Dead(Dead { contact, stood_still: None })
+            } else {
+                Liveness::Unreachable(error)
+            })
         }
     }
 }
 
-/// The same, but where the scheduler can't be reached and its process can't be looked at from here (another host, or
-/// this one since a reboot), watches the lease until it has stood still long enough. `waiting` is called before that.
+/// The same, but where the scheduler can't be reached and isn't surely gone (it is on another host, or hangs), watches
+/// the lease until it has moved, or has stood still for long enough. `waiting` is called before that.
 ///
 /// # Errors
 /// The state directory can't be read.
@@ -52,24 +63,29 @@ pub async fn look_patiently(
         Liveness::Unreachable(error) => error,
         other => return Ok(other),
     };
-    let (Some(contact), Some(seen)) = (state.read_contact()?, lease::look(state.path())?) else {
+    let (Some(contact), Some(first)) = (state.read_contact()?, lease::look(state.path())?) else {
         return Ok(Liveness::Down);
     };
-    if seen.holder.liveness() == lease::Liveness::Alive {
-        return Ok(Liveness::Unreachable(unreachable));
-    }
     waiting();
     let (started, mut watch) = (Instant::now(), LeaseWatch::default());
-    watch.may_claim(&seen, started.elapsed());
+    watch.may_claim(&first, started.elapsed());
     loop {
         tokio::time::sleep(lease::BEAT_EVERY / 5).await;
-        let Some(now) = lease::look(state.path())? else { return Ok(Liveness::Down) };
-        if now.counter != seen.counter || now.epoch != seen.epoch {
-            // It lives; perhaps it can be reached now.
+        let Some(seen) = lease::look(state.path())? else { return Ok(Liveness::Down) };
+        if watch.may_claim(&seen, started.elapsed()) {
+            let stood_still = watch.standstill(&seen, started.elapsed());
+            return Ok(Liveness::Dead(Dead { contact, stood_still }));
+        }
+        if seen.epoch != first.epoch {
+            // Another one has taken over.
             return look(state, transport).await;
         }
-        if watch.may_claim(&now, started.elapsed()) {
-            return Ok(Liveness::Dead(contact));
+        if seen.counter != first.counter {
+            // It lives. Perhaps it was only too busy to answer.
+            return Ok(match look(state, transport).await? {
+                Liveness::Unreachable(_) => Liveness::Unreachable(unreachable),
+                other => other,
+            });
         }
     }
 }
@@ -83,24 +99,17 @@ pub struct Remains {
     pub damage: String,
 }
 
-/// Folds the journal of a cluster that is at rest.
+/// Folds the journal of a cluster that is at rest, as far as it can be read.
 ///
 /// # Errors
-/// It can't be read.
-pub fn remains(state: &StateDir) -> Result<Remains, journal::JournalError> {
-    let mut records = Vec::new();
-    let mut unreadable = 0u64;
-    let history = journal::read_all(&state.journal_dir(), |record| {
-        match rmp_serde::from_slice::<Record>(record.body) {
-            Ok(record) => records.push(record),
-            Err(_) => unreadable += 1,
-        }
-    })?;
-    let mut damage = history.damage.map_or(String::new(), |damage| damage.to_string());
-    if unreadable > 0 {
-        damage = format!("{unreadable} records are of another version");
-    }
-    let core = Core::replay(CoreConfig::default(), Time::default(), records, JournalSeq(history.next_seq));
-    let report = core.status();
+/// It can't be read at all.
+pub fn remains(state: &StateDir) -> Result<Remains, PastError> {
+    let mut replay = Replay::new(CoreConfig::default(), Time::default());
+    let (last, damage) = match past::read(state, |record| replay.apply(record)) {
+        Ok(history) => (history.next_seq, history.damage.map_or(String::new(), |damage| damage.to_string())),
+        Err(error @ PastError::Record { .. }) => (1, error.to_string()),
+        Err(error) => return Err(error),
+    };
+    let report = replay.finish(JournalSeq(last)).status();
     Ok(Remains { graphs: report.graphs, counts: report.counts, damage })
 }

@@ -3,4 +3,5 @@
 pub mod down;
 pub mod launch;
 pub mod liveness;
+pub mod revive;
 pub mod up;

@@ -2,14 +2,14 @@
 
 use super::down::{self, DownError};
 use super::launch::{self, LaunchError};
-use super::liveness::{Liveness, Remains, look_patiently, remains};
+use super::liveness::{Liveness, Remains, look, look_patiently, remains};
+use super::revive::{self, Resumed};
 use crate::client::{Client, ClientError};
-use crate::journal::JournalError;
 use crate::net::Transport;
 use crate::protocol::{
     AllocationId, AllocationReport, AllocationStateName, Reply, Request, StatusReport, WorkerStateName,
 };
-use crate::scheduler::shell::transport;
+use crate::scheduler::shell::{past::PastError, transport};
 use crate::scheduler::spec::ClusterSpec;
 use crate::state::Intents;
 use crate::state::launch::{self as launch_right, LaunchRight, Launching};
@@ -37,11 +37,11 @@ pub enum UpError {
     #[error(transparent)]
     Launch(#[from] LaunchError),
     #[error(transparent)]
-    Journal(#[from] JournalError),
+    Past(#[from] PastError),
     #[error("the cluster's identity can't be used: {0}")]
     Identity(String),
-    /// A living cluster was asked for differently: one line a difference.
-    #[error("cluster '{name}' is up already, and differs from what was asked for:\n{}", differences.join("\n"))]
+    /// A cluster that there is was asked for differently: one line a difference.
+    #[error("cluster '{name}' is there already, and differs from what was asked for:\n{}", differences.join("\n"))]
     Differs { name: String, differences: Vec<String> },
     #[error(
         "process {} on {} has been bringing cluster '{name}' up for {} s; if it is gone, remove {}",
@@ -73,7 +73,9 @@ pub struct Wish {
 /// How a cluster came to be up.
 pub enum Brought {
     Started,
-    /// Its scheduler was dead; this is what was lost with it.
+    /// Its scheduler was dead, and another one goes on from its journal.
+    Resumed(Box<Resumed>),
+    /// Its scheduler was dead, and it was to be replaced; this is what was given up with it.
     Afresh(Box<(Remains, Contact)>),
     WasUp,
 }
@@ -84,24 +86,27 @@ pub enum Brought {
 /// # Errors
 /// [`UpError`] says what stood in the way; nothing that was started by this call is left running.
 pub async fn bring_up(state: &StateDir, wish: &Wish, waiting: fn()) -> Result<(Client, Brought), UpError> {
-    match known(state, waiting).await? {
-        Some((old, Liveness::Alive(client)))
-            if !wish.replace || differences(&old, &wish.spec, &wish.given).is_empty() =>
-        {
-            return reconcile(state, wish, &old, *client).await;
-        }
-        Some((_, Liveness::Unreachable(error))) => return Err(error.into()),
-        _ => {}
+    if let Some(old) = spec_of(state)?
+        && let Liveness::Alive(client) = look(state, &identity_of(state, &old)?).await?
+        && (!wish.replace || differences(&old, &wish.spec, &wish.given).is_empty())
+    {
+        return reconcile(state, wish, &old, *client).await;
     }
     let _right = right_to_launch(state).await?;
     // Somebody else may have brought it up before it was our turn.
     match known(state, waiting).await? {
         Some((old, Liveness::Alive(client))) => reconcile(state, wish, &old, *client).await,
         Some((_, Liveness::Unreachable(error))) => Err(error.into()),
-        Some((old, Liveness::Dead(contact))) => {
+        Some((old, Liveness::Dead(dead))) if wish.replace => {
             let lost = remains(state)?;
-            clear_away(state, &old, contact.epoch).await?;
-            Ok((start(state, wish).await?, Brought::Afresh(Box::new((lost, contact)))))
+            clear_away(state, &old).await?;
+            Ok((start(state, wish).await?, Brought::Afresh(Box::new((lost, dead.contact)))))
+        }
+        Some((old, Liveness::Dead(dead))) => {
+            check_differences(state, wish, &old)?;
+            let (client, resumed) = revive::take_over(state, &old, dead).await?;
+            let (client, _) = reconcile(state, wish, &old, client).await?;
+            Ok((client, Brought::Resumed(Box::new(resumed))))
         }
         Some((old, Liveness::Down)) => {
             // What a `down` couldn't cancel, because the batch system didn't answer.
@@ -116,16 +121,23 @@ pub async fn bring_up(state: &StateDir, wish: &Wish, waiting: fn()) -> Result<(C
     }
 }
 
-/// The cluster as it was asked for, and whether it lives; `None`: it never came up.
-async fn known(state: &StateDir, waiting: impl FnOnce()) -> Result<Option<(ClusterSpec, Liveness)>, UpError> {
-    let Some(file) = state.read_cluster()? else { return Ok(None) };
-    let spec: ClusterSpec = file.spec_as()?;
+/// The cluster as it was asked for; `None`: it never came up.
+fn spec_of(state: &StateDir) -> Result<Option<ClusterSpec>, UpError> {
+    Ok(state.read_cluster()?.map(|file| file.spec_as()).transpose()?)
+}
+
+/// The cluster as it was asked for, and whether it lives.
+pub(super) async fn known(
+    state: &StateDir,
+    waiting: impl FnOnce(),
+) -> Result<Option<(ClusterSpec, Liveness)>, UpError> {
+    let Some(spec) = spec_of(state)? else { return Ok(None) };
     let liveness = look_patiently(state, &identity_of(state, &spec)?, waiting).await?;
     Ok(Some((spec, liveness)))
 }
 
 /// Waits until nobody else is launching a scheduler of this cluster.
-async fn right_to_launch(state: &StateDir) -> Result<LaunchRight, UpError> {
+pub(super) async fn right_to_launch(state: &StateDir) -> Result<LaunchRight, UpError> {
     let started = Instant::now();
     loop {
         match launch_right::take(state.path())? {
@@ -138,7 +150,7 @@ async fn right_to_launch(state: &StateDir) -> Result<LaunchRight, UpError> {
     }
 }
 
-fn identity_of(state: &StateDir, spec: &ClusterSpec) -> Result<Transport, UpError> {
+pub(super) fn identity_of(state: &StateDir, spec: &ClusterSpec) -> Result<Transport, UpError> {
     transport(state, spec, Role::Admin).map_err(|error| UpError::Identity(format!("{error:#}")))
 }
 
@@ -148,11 +160,7 @@ async fn reconcile(
     old: &ClusterSpec,
     mut client: Client,
 ) -> Result<(Client, Brought), UpError> {
-    let differences = differences(old, &wish.spec, &wish.given);
-    if !differences.is_empty() && !wish.replace {
-        return Err(UpError::Differs { name: state.name().to_owned(), differences });
-    }
-    if !differences.is_empty() {
+    if check_differences(state, wish, old)? {
         down::down(state, old, &identity_of(state, old)?, Duration::ZERO, || ()).await?;
         return Ok((start(state, wish).await?, Brought::Started));
     }
@@ -165,9 +173,20 @@ async fn reconcile(
     }
     if wish.workers_given {
         let spec = ClusterSpec { workers: wish.spec.workers, ..old.clone() };
-        write_spec(state, &spec)?;
+        if let Some(file) = state.read_cluster()? {
+            state.write_cluster(&file.with_spec(&spec)?)?;
+        }
     }
     Ok((client, Brought::WasUp))
+}
+
+/// Whether it was asked for differently, and is to be replaced.
+fn check_differences(state: &StateDir, wish: &Wish, old: &ClusterSpec) -> Result<bool, UpError> {
+    let differences = differences(old, &wish.spec, &wish.given);
+    if !differences.is_empty() && !wish.replace {
+        return Err(UpError::Differs { name: state.name().to_owned(), differences });
+    }
+    Ok(!differences.is_empty())
 }
 
 /// One line a setting that was given and is otherwise in the living cluster.
@@ -190,23 +209,24 @@ fn differences(old: &ClusterSpec, new: &ClusterSpec, given: &[String]) -> Vec<St
     lines
 }
 
-/// Makes room for a fresh start: the dead scheduler's jobs are cancelled, its journal is put aside.
-async fn clear_away(state: &StateDir, spec: &ClusterSpec, epoch: u32) -> Result<(), UpError> {
+/// Makes room for a fresh start: the dead scheduler can't wake any more, its jobs are cancelled, its journal is put
+/// aside.
+async fn clear_away(state: &StateDir, spec: &ClusterSpec) -> Result<(), UpError> {
+    down::fence_off(state)?;
     if let Some(batch) = spec.batch(state) {
         down::sweep(state, &batch).await?;
     }
-    put_journal_aside(state, epoch)?;
     state.remove_contact()?;
-    Ok(())
+    put_journal_aside(state)
 }
 
 /// The journal of what is over is kept once, under another name, for whoever wants to look. What its tasks printed goes:
 /// nobody can name them any more.
-fn put_journal_aside(state: &StateDir, epoch: u32) -> Result<(), UpError> {
+fn put_journal_aside(state: &StateDir) -> Result<(), UpError> {
     let journal = state.journal_dir();
     let aside = state.path().join("journal.lost");
     if journal.exists() {
-        for old in [&aside, &state.results_dir()] {
+        for old in [&aside, &state.results_dir(), &state.outbox_dir()] {
             match std::fs::remove_dir_all(old) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(StateError::io("remove", old, error).into());
@@ -215,23 +235,20 @@ fn put_journal_aside(state: &StateDir, epoch: u32) -> Result<(), UpError> {
             }
         }
         std::fs::rename(&journal, &aside).map_err(|error| StateError::io("rename", &aside, error))?;
-        tracing::info!("the journal of epoch {epoch} is in {}", aside.display());
+        tracing::info!("the journal of the cluster's last life is in {}", aside.display());
     }
     Ok(())
 }
 
 async fn start(state: &StateDir, wish: &Wish) -> Result<Client, UpError> {
-    if state.journal_dir().exists() {
-        // Of a cluster that was brought down in order: what was left of it was given up then.
-        let epoch = crate::state::epoch::highest(state.path())?.unwrap_or(0);
-        put_journal_aside(state, epoch)?;
-    }
-    write_spec(state, &wish.spec)?;
-    launch::launch(state, &wish.spec).await?;
+    // Of a cluster that was brought down in order: what was left of it was given up then.
+    put_journal_aside(state)?;
+    begin_life(state, &wish.spec)?;
+    launch::launch(state, &wish.spec, None).await?;
     Ok(Client::connect(state.clone(), identity_of(state, &wish.spec)?).await?)
 }
 
-fn write_spec(state: &StateDir, spec: &ClusterSpec) -> Result<(), UpError> {
+fn begin_life(state: &StateDir, spec: &ClusterSpec) -> Result<(), UpError> {
     let identity = state.identity(Role::Admin)?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     state.write_cluster(&ClusterFile::new(state.name(), identity.cluster_id(), created, spec)?)?;

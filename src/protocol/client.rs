@@ -126,6 +126,11 @@ impl Counts {
         self.waiting + self.ready + self.assigned + self.memory + self.erred + self.cancelled
     }
 
+    /// Tasks that are not done with.
+    pub fn open(&self) -> u64 {
+        self.waiting + self.ready + self.assigned
+    }
+
     /// Tasks that won't change any more.
     pub fn settled(&self) -> u64 {
         self.memory + self.erred + self.cancelled

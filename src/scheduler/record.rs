@@ -6,6 +6,24 @@ use crate::protocol::{
 };
 use serde::{Deserialize, Serialize};
 
+/// Kind of these records in the journal.
+pub const KIND: u8 = 1;
+/// Version of their encoding. A later one may know more records; a program reads its own version and older ones.
+pub const VERSION: u8 = 2;
+
+/// Why a record of the journal can't be taken.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error(
+        "it is of kind {kind}, version {version}, and this program (jobq {}) knows kind {KIND} up to version {VERSION}: \
+         use the jobq that wrote it, or a newer one",
+        env!("CARGO_PKG_VERSION")
+    )]
+    Unknown { kind: u8, version: u8 },
+    #[error("it can't be understood: {0}")]
+    Malformed(String),
+}
+
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Record {
     /// A part of a graph was accepted.
@@ -58,6 +76,25 @@ pub enum Record {
     },
 }
 
+impl Record {
+    /// The body of a journal's record of [`KIND`] and [`VERSION`].
+    ///
+    /// # Errors
+    /// Only values that MessagePack can't hold, which these never are.
+    pub fn encode(&self) -> Result<Vec<u8>, RecordError> {
+        rmp_serde::to_vec(self).map_err(|error| RecordError::Malformed(error.to_string()))
+    }
+
+    /// # Errors
+    /// It is of another kind or a newer version, or isn't a record.
+    pub fn decode(kind: u8, version: u8, body: &[u8]) -> Result<Record, RecordError> {
+        if kind != KIND || !(1..=VERSION).contains(&version) {
+            return Err(RecordError::Unknown { kind, version });
+        }
+        rmp_serde::from_slice(body).map_err(|error| RecordError::Malformed(error.to_string()))
+    }
+}
+
 /// What became of a task.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Fate {
@@ -87,4 +124,23 @@ pub enum Fate {
     Retried,
     /// Cancelled with the rest of its graph, because too many failed, while its value was being made again.
     Cancelled,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_a_newer_program_is_refused_with_both_versions() {
+        let record = Record::Sealed { graph: GraphId(7) };
+        let body = record.encode().unwrap();
+        assert_eq!(Record::decode(KIND, 1, &body), Ok(record.clone()), "older ones are read");
+        assert_eq!(Record::decode(KIND, VERSION, &body), Ok(record));
+        for (kind, version) in [(KIND, VERSION + 1), (KIND + 1, 1), (KIND, 0)] {
+            let words = Record::decode(kind, version, &body).unwrap_err().to_string();
+            assert!(words.contains(&format!("kind {kind}, version {version}")), "{words}");
+            assert!(words.contains(&format!("up to version {VERSION}")), "{words}");
+        }
+        assert!(matches!(Record::decode(KIND, VERSION, &body[1..]), Err(RecordError::Malformed(_))));
+    }
 }

@@ -44,6 +44,9 @@ pub struct Contact {
     pub version: String,
     /// Absolute path of its log.
     pub log: PathBuf,
+    /// Which life of the cluster this is: another one has other graphs under the same numbers.
+    #[serde(default)]
+    pub life: String,
 }
 
 /// What was asked for (`cluster.toml`). The specification is the cluster room's; here it is opaque.
@@ -53,6 +56,9 @@ pub struct ClusterFile {
     pub cluster_id: ClusterId,
     /// Wall-clock seconds since 1970.
     pub created_unix: u64,
+    /// Random, made when a cluster comes up with nothing to go on from; restarts keep it.
+    #[serde(default)]
+    pub life: String,
     #[serde(default)]
     pub spec: toml::Table,
 }
@@ -265,7 +271,7 @@ impl StateDir {
 }
 
 impl ClusterFile {
-    /// Wraps a specification.
+    /// Wraps the specification of a cluster that begins a life.
     ///
     /// # Errors
     /// It can't be told in TOML.
@@ -275,9 +281,18 @@ impl ClusterFile {
         created_unix: u64,
         spec: &T,
     ) -> Result<Self, StateError> {
+        let (name, life) = (name.to_owned(), files::random_suffix()?);
+        Self { name, cluster_id, created_unix, life, spec: toml::Table::new() }.with_spec(spec)
+    }
+
+    /// The same cluster, asked for differently.
+    ///
+    /// # Errors
+    /// It can't be told in TOML.
+    pub fn with_spec<T: Serialize>(self, spec: &T) -> Result<Self, StateError> {
         let spec = toml::Table::try_from(spec)
             .map_err(|error| malformed(Path::new("cluster.toml"), error.to_string()))?;
-        Ok(Self { name: name.to_owned(), cluster_id, created_unix, spec })
+        Ok(Self { spec, ..self })
     }
 
     /// The specification as its owner's type.
@@ -349,6 +364,7 @@ mod tests {
             started_unix: 1_790_000_000,
             version: "0.1.0".into(),
             log: "/x/scheduler.3.log".into(),
+            life: "0a1b".into(),
         }
     }
 

@@ -156,6 +156,7 @@ mod tests {
         let contact = Contact {
             addresses: vec!["n1:7".into()],
             epoch: 1,
+            life: String::new(),
             cluster_id: state.identity(identity::Role::Admin).unwrap().cluster_id(),
             pid: 1,
             start_time: 1,

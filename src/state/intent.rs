@@ -218,6 +218,12 @@ pub fn is_wanted(dir: &Path, name: &str) -> Result<bool, StateError> {
     Ok(!intent.is_some_and(|intent| over(&intent.outcome)))
 }
 
+/// The number of the allocation that an intent is for, such as 12 of `a12`; `None`: it is for something else.
+#[must_use]
+pub fn allocation_number(purpose: &str) -> Option<u32> {
+    purpose.strip_prefix('a')?.parse().ok()
+}
+
 /// What the names of all jobs of a cluster begin with.
 #[must_use]
 pub fn prefix(cluster_id: ClusterId) -> String {

@@ -13,10 +13,12 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 /// How often the holder beats.
@@ -80,6 +82,38 @@ pub struct Seen {
 #[derive(Clone, Debug, Default)]
 pub struct LeaseWatch {
     last: Option<(Seen, Duration)>,
+}
+
+/// A lease that was watched for [`CLAIM_AFTER`] and didn't move. As text, it is handed to the scheduler that is
+/// started because of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Standstill {
+    epoch: u32,
+    counter: u64,
+}
+
+impl Standstill {
+    /// Whether the lease is as it was then: if it is, it didn't move meanwhile either.
+    #[must_use]
+    pub fn is(self, seen: &Seen) -> bool {
+        (self.epoch, self.counter) == (seen.epoch, seen.counter)
+    }
+}
+
+impl fmt::Display for Standstill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.epoch, self.counter)
+    }
+}
+
+impl FromStr for Standstill {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.split_once(':').and_then(|(e, c)| Some((e.parse().ok()?, c.parse().ok()?)));
+        let (epoch, counter) = parsed.ok_or_else(|| format!("'{text}' is not an epoch and a counter"))?;
+        Ok(Standstill { epoch, counter })
+    }
 }
 
 impl Lease {
@@ -216,10 +250,16 @@ impl LeaseWatch {
         }
     }
 
+    /// The lease as it stands, if it has stood still for [`CLAIM_AFTER`] at such a look.
+    pub fn standstill(&mut self, seen: &Seen, now: Duration) -> Option<Standstill> {
+        let still = self.observe(seen, now) >= CLAIM_AFTER;
+        still.then_some(Standstill { epoch: seen.epoch, counter: seen.counter })
+    }
+
     /// Whether a claim is allowed after such a look: released, gone from this host, or still for [`CLAIM_AFTER`].
     pub fn may_claim(&mut self, seen: &Seen, now: Duration) -> bool {
-        let still = self.observe(seen, now);
-        seen.released || seen.holder_is_gone() || still >= CLAIM_AFTER
+        let still = self.standstill(seen, now).is_some();
+        seen.released || seen.holder_is_gone() || still
     }
 }
 

@@ -208,45 +208,6 @@ fn draining_lets_running_tasks_end_and_starts_no_more() {
 }
 
 #[test]
-fn a_dead_scheduler_is_told_of_and_the_cluster_starts_afresh() {
-    let sandbox = Sandbox::new();
-    hold(&sandbox);
-    sandbox.up(1);
-    sandbox.ok(["submit", "--wait", "--key", "done", "--", "true"]);
-    sandbox.run(["submit", "--wait", "--key", "failed", "--", "false"]).exits(1);
-    sandbox.ok(["map", "hold", ":::", "first", "second"]);
-    has_started(&sandbox, "first");
-    let workers = sandbox.workers();
-    kill(Pid::from_raw(sandbox.scheduler()), Signal::SIGKILL).unwrap();
-
-    sandbox.run(["status"]).exits(69).says("can't be reached").says("jq up");
-    assert_eq!(sandbox.json(["ls"])["clusters"][0]["state"], "dead");
-    let up = sandbox.run(["up", "--queue", "local", "--workers", "1", "--wait"]).exits(0);
-    up.says("had died").says("3 graphs with 2 unfinished, 1 finished and 1 failed tasks");
-    assert!(workers.iter().all(|pid| !is_alive(*pid)), "the dead scheduler's workers are gone");
-    let status = sandbox.status();
-    assert_eq!((&status["epoch"], &status["counts"]["memory"]), (&2.into(), &0.into()));
-    sandbox.run(["result", "done"]).exits(2).says("no task or graph 'done'");
-    sandbox.ok(["submit", "--wait", "--key", "done", "--", "true"]);
-
-    kill(Pid::from_raw(sandbox.scheduler()), Signal::SIGKILL).unwrap();
-    let down = sandbox.run(["down"]).exits(0);
-    assert!(down.text().contains("1 jobs that its scheduler didn't end were cancelled"), "{}", down.text());
-    sandbox.nothing_runs();
-    sandbox.run(["status"]).exits(69).says("not up");
-}
-
-#[test]
-fn workers_that_nobody_comes_back_for_leave() {
-    let sandbox = Sandbox::configured("[scheduler]\nheartbeat = \"200ms\"\n");
-    sandbox.up_with(2, &["--death-timeout", "1s", "--workers-per-job", "2"]);
-    sandbox.ok(["submit", "--", "sh", "-c", "sleep 1000 & wait"]);
-    sandbox.until("a running task", |status| status["counts"]["assigned"] == 1);
-    kill(Pid::from_raw(sandbox.scheduler()), Signal::SIGKILL).unwrap();
-    sandbox.nothing_runs();
-}
-
-#[test]
 fn scaling_follows_the_target_both_ways() {
     let sandbox = Sandbox::new();
     sandbox.up_with(2, &["--workers-per-job", "2"]);

@@ -10,6 +10,7 @@ mod environment;
 mod losses;
 mod outputs;
 mod resources;
+mod restarts;
 mod state;
 mod strangers;
 mod tasks;

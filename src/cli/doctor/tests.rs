@@ -507,6 +507,7 @@ fn contact(id: ClusterId, address: &str) -> Contact {
         started_unix: 0,
         version: env!("CARGO_PKG_VERSION").into(),
         log: PathBuf::new(),
+        life: String::new(),
     }
 }
 

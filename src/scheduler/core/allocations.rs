@@ -70,8 +70,9 @@ pub(super) struct Allocations {
 }
 
 impl Allocations {
-    pub fn starting_at(first: u32) -> Allocations {
-        Allocations { next: first, ..Allocations::default() }
+    /// For so many workers, numbered from `first`.
+    pub fn new(first: u32, target: u32) -> Allocations {
+        Allocations { next: first, target, changed: target > 0, ..Allocations::default() }
     }
 
     pub fn set_target(&mut self, workers: u32) {
@@ -514,9 +515,7 @@ mod tests {
     const POLL: Duration = Duration::from_secs(30);
 
     fn core(target: u32) -> Core {
-        let mut core = Core::new(CoreConfig::default(), Time::default());
-        core.set_target(target);
-        core
+        Core::new(CoreConfig { workers: target, ..CoreConfig::default() }, Time::default())
     }
 
     fn handle(core: &mut Core, now: Time, event: Event) -> Vec<Action> {

@@ -331,11 +331,6 @@ impl Core {
         Reply::Scaled { workers }
     }
 
-    /// The number of workers that the cluster begins with.
-    pub fn set_target(&mut self, workers: u32) {
-        self.allocations.set_target(workers);
-    }
-
     pub(super) fn take_target(&mut self, request: RequestId, workers: u32) {
         self.requests.insert(request, Answered::Scaled { workers });
         self.allocations.set_target(workers);

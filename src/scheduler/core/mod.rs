@@ -37,10 +37,14 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 use workers::Workers;
 
+pub use replay::Replay;
+
 /// What the core is told once.
 #[derive(Clone, Debug)]
 pub struct CoreConfig {
     pub epoch: Epoch,
+    /// Workers wanted, until somebody says otherwise.
+    pub workers: u32,
     /// Number of the first record that this core writes.
     pub first_record: JournalSeq,
     /// Number of the first allocation that it asks for: older epochs used the smaller ones.
@@ -71,6 +75,7 @@ impl Default for CoreConfig {
     fn default() -> Self {
         CoreConfig {
             epoch: Epoch(1),
+            workers: 0,
             first_record: JournalSeq(1),
             first_allocation: 1,
             unix_nanos_at_zero: 0,
@@ -170,7 +175,7 @@ impl Core {
             class_index: HashMap::new(),
             workers: Workers::default(),
             clients: Clients::default(),
-            allocations: Allocations::starting_at(config.first_allocation),
+            allocations: Allocations::new(config.first_allocation, config.workers),
             unplaced_outputs: Vec::new(),
             replication: replicas::Replication::default(),
             releasable: VecDeque::new(),
@@ -194,6 +199,7 @@ impl Core {
             Event::FromWorker { peer, message } => self.on_worker_message(peer, message, out),
             Event::FromClient { peer, message } => self.on_client_message(peer, message, out),
             Event::PeerLost { peer, reason } => self.on_peer_lost(peer, &reason, out),
+            Event::LeftBehind { worker, completions } => self.on_left_behind(worker, completions),
             Event::Durable(seq) => self.on_durable(seq),
             Event::Submitted { allocation, outcome } => self.on_submitted(allocation, outcome, out),
             Event::Polled(statuses) => self.on_polled(statuses, out),

@@ -12,19 +12,26 @@ use crate::protocol::{AllocationStateName, Execution, Registration, WorkerId, Wo
 use crate::scheduler::event::{JournalSeq, Time};
 use crate::scheduler::record::{Fate, Record};
 
-impl Core {
-    /// The core that the records lead to. `last` is the number of the last record.
-    pub fn replay(
-        config: CoreConfig,
-        now: Time,
-        records: impl IntoIterator<Item = Record>,
-        last: JournalSeq,
-    ) -> Core {
+/// A core that takes in the records of older epochs, oldest first.
+pub struct Replay {
+    core: Core,
+}
+
+impl Replay {
+    /// `now` is the claim's time: what has to wait for former workers waits from then.
+    pub fn new(config: CoreConfig, now: Time) -> Replay {
         let mut core = Core::new(config, now);
         core.replaying = true;
-        for record in records {
-            core.apply(record);
-        }
+        Replay { core }
+    }
+
+    pub fn apply(&mut self, record: Record) {
+        self.core.apply(record);
+    }
+
+    /// The core that the records lead to. `last` is the number of the last one on disk, this epoch's seal included.
+    pub fn finish(self, last: JournalSeq) -> Core {
+        let mut core = self.core;
         core.replaying = false;
         core.next_seq = JournalSeq(last.0 + 1);
         core.durable = last;
@@ -35,6 +42,20 @@ impl Core {
         let open: Vec<_> = core.graphs.values().filter(|graph| !graph.sealed).map(|graph| graph.id).collect();
         open.into_iter().for_each(|graph| core.stream_broke(graph));
         core
+    }
+}
+
+impl Core {
+    /// [`Replay`] in one go.
+    pub fn replay(
+        config: CoreConfig,
+        now: Time,
+        records: impl IntoIterator<Item = Record>,
+        last: JournalSeq,
+    ) -> Core {
+        let mut replay = Replay::new(config, now);
+        records.into_iter().for_each(|record| replay.apply(record));
+        replay.finish(last)
     }
 
     fn apply(&mut self, record: Record) {
@@ -67,7 +88,7 @@ impl Core {
     }
 
     /// The worker as far as the journal knows it: lost, with the whole recovery window before it.
-    fn former_worker(&mut self, id: WorkerId) -> WorkerIndex {
+    pub(super) fn former_worker(&mut self, id: WorkerId) -> WorkerIndex {
         if let Some(index) = self.workers.by_id(&id) {
             return index;
         }

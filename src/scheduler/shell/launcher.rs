@@ -1,5 +1,7 @@
 //! Talks to the batch system, one command at a time: intents, submits, cancels, and one question for all jobs.
 
+mod inherit;
+
 use super::Incoming;
 use crate::batch::{Batch, BatchError, ErrorKind, JobId, JobState, JobStatus, Outcome, Templates};
 use crate::protocol::AllocationId;
@@ -114,8 +116,8 @@ impl Launcher {
 
     /// The highest allocation number that was ever used: numbers are not used again.
     pub fn last_allocation(&self) -> u32 {
-        let number = |purpose: &str| purpose.strip_prefix('a')?.parse::<u32>().ok();
-        self.intents.list().filter_map(|intent| number(&intent.purpose)).max().unwrap_or(0)
+        let number = |intent: &intent::Intent| intent::allocation_number(&intent.purpose);
+        self.intents.list().filter_map(number).max().unwrap_or(0)
     }
 
     pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {

@@ -1,26 +1,31 @@
 //! The scheduler's shell: it accepts links, feeds the core with what has arrived, and performs what the core wants.
 //! One loop owns the core; no timer stands between an event and its consequence.
 
+mod claim;
 mod desk;
+mod ground;
 mod launcher;
+mod lease;
 mod links;
+pub mod past;
 
-use super::core::{Core, CoreConfig};
+pub use ground::transport;
+
+use super::core::{Core, Replay};
 use super::event::{Action, Event, JournalSeq, PeerId, Time};
 use super::record::Record;
 use super::spec::ClusterSpec;
-use crate::config::Settings;
-use crate::graph::Resources;
-use crate::journal::{self, Entry, Journal, Progress};
-use crate::net::{Frame, Listener, Transport};
-use crate::protocol::{self, FromClient, FromWorker, Request};
-use crate::state::lease::{BEAT_EVERY, Lease, SILENT_AFTER};
-use crate::state::{self, Contact, Fence, Holder, Role, StateDir};
+use crate::journal::Journal;
+use crate::net::Frame;
+use crate::protocol::{self, FromClient, FromWorker, LeftBehind, Request};
+use crate::state::lease::{SILENT_AFTER, Standstill};
+use crate::state::{ClusterFile, Fence, Role, StateDir};
 use anyhow::{Context as _, bail};
 use launcher::{Command, Launcher};
+use lease::{LeaseKeeper, Pulse};
 use links::Peers;
-use std::sync::mpsc::RecvTimeoutError;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
@@ -29,9 +34,6 @@ use tracing::{error, info};
 const EVENT_QUEUE: usize = 8192;
 /// Events taken at once: more makes the first of them wait for its answer.
 const BATCH: usize = 4096;
-/// Kind and version of the core's records in the journal.
-const RECORD_KIND: u8 = 1;
-const RECORD_VERSION: u8 = 1;
 /// For the last cancels at the end of a cluster.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -61,179 +63,101 @@ pub(crate) enum Incoming {
     Fatal(String),
 }
 
-/// Runs the scheduler of a cluster until it goes down.
+/// Runs the scheduler of a cluster until it goes down, going on from where older epochs left. Returns at once where
+/// another scheduler lives. `stood_still`: the lease, as whoever started this one has watched it.
 ///
 /// # Errors
 /// The state directory, the network or the batch system of the cluster can't be used; or another scheduler took over.
-pub async fn serve(state: StateDir) -> anyhow::Result<()> {
+pub async fn serve(state: StateDir, stood_still: Option<Standstill>) -> anyhow::Result<()> {
     let file = state.read_cluster()?.context("cluster.toml is missing: `jq up` writes it")?;
-    let spec: ClusterSpec = file.spec_as()?;
-    let note =
-        format!("pid {} on {}", std::process::id(), crate::net::listen::host_name().unwrap_or_default());
-    let epoch = state::epoch::claim(state.path(), &note)?;
+    let host = crate::net::listen::host_name().unwrap_or_default();
+    let note = format!("pid {} on {host}", std::process::id());
+    let Some(epoch) = claim::claim(&state, &note, stood_still).await? else { return Ok(()) };
+    let clock = Clock::start();
     info!("epoch {} of cluster {} ({note})", epoch.number, state.name());
     let (events, incoming) = mpsc::channel(EVENT_QUEUE);
     let lease = LeaseKeeper::start(&state, &epoch.fence, &events)?;
-    let journal = open_journal(&state, &epoch.fence, &events)?;
-    let transport = transport(&state, &spec, Role::Scheduler)?;
-    let listener = listen(&spec.settings)?;
-    let launcher = Launcher::new(state.clone(), spec.clone(), epoch.number, events.clone())?;
-    // Nothing that can fail comes after this: who sees the contact finds a scheduler.
-    state.write_contact(&contact(&state, &listener, epoch.number, file.cluster_id)?)?;
-    let config = core_config(&spec, epoch.number, &journal, launcher.last_allocation() + 1);
-    let (commands, launched) = mpsc::unbounded_channel();
-    tokio::spawn(launcher.run(launched));
-    tokio::spawn(links::accept_all(listener, transport, state.clone(), events));
-    let clock = Clock::start();
-    let core = Core::new(config, clock.now());
-    let peers = Peers::new(JournalSeq(journal.next_seq().saturating_sub(1)));
-    let mut shell = Shell {
-        core,
-        clock,
-        peers,
-        journal,
-        commands,
-        waiting: Vec::new(),
-        owned: spec.owned,
-        exit: None,
-        broken: None,
-    };
-    shell.start(spec.workers);
-    let ended = shell.run(incoming).await;
-    let is_ours = state.read_contact()?.is_some_and(|contact| contact.epoch == epoch.number);
-    if shell.exit.is_some() && is_ours {
-        state.remove_contact()?;
-    }
+    let ended = hold(&state, &file, &epoch.fence, clock, lease.pulse(), events, incoming).await;
     lease.release();
     ended
 }
 
-/// TLS by the cluster's identity in that role, or none if the cluster was brought up so.
-///
-/// # Errors
-/// The identity can't be read or used.
-pub fn transport(state: &StateDir, spec: &ClusterSpec, role: Role) -> anyhow::Result<Transport> {
-    if spec.insecure {
-        return Ok(Transport::insecure());
-    }
-    Ok(Transport::tls(&state.identity(role)?)?)
-}
-
-fn listen(settings: &Settings) -> anyhow::Result<Listener> {
-    let interface =
-        [&settings.scheduler.interface, &settings.profile.interface].into_iter().find(|i| !i.is_empty());
-    let ports = settings.scheduler.port_range;
-    let ports = (!ports.is_any()).then_some(ports.first..=ports.last);
-    Ok(Listener::bind(interface.map(String::as_str), ports)?)
-}
-
-fn contact(
+/// What the holder of an epoch does.
+async fn hold(
     state: &StateDir,
-    listener: &Listener,
-    epoch: u32,
-    cluster_id: state::ClusterId,
-) -> anyhow::Result<Contact> {
-    let holder = Holder::current()?;
-    Ok(Contact {
-        addresses: listener.addresses(),
-        epoch,
-        cluster_id,
-        pid: holder.pid,
-        start_time: holder.start_time,
-        boot_id: holder.boot_id,
-        host: crate::net::listen::host_name().unwrap_or_default(),
-        started_unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-        version: env!("CARGO_PKG_VERSION").into(),
-        log: state.path().join("scheduler.log"),
-    })
-}
-
-fn core_config(spec: &ClusterSpec, epoch: u32, journal: &Journal, first_allocation: u32) -> CoreConfig {
-    let settings = &spec.settings;
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    CoreConfig {
-        epoch: protocol::Epoch(epoch),
-        first_record: JournalSeq(journal.next_seq()),
-        first_allocation,
-        unix_nanos_at_zero: u64::try_from(unix.as_nanos()).unwrap_or(0),
-        heartbeat: settings.scheduler.heartbeat,
-        silence: settings.scheduler.heartbeat * 3,
-        death_timeout: settings.worker.death_timeout,
-        max_workers_lost: u8::try_from(settings.task.allowed_failures).unwrap_or(u8::MAX).max(1),
-        workers_per_allocation: settings.profile.workers_per_job.max(1),
-        worker_shape: Some(Resources {
-            cores: settings.profile.cores.max(1),
-            memory: settings.profile.memory,
-            named: settings.profile.resources.iter().map(|(n, count)| (n.clone(), *count)).collect(),
-        }),
-        max_pending_allocations: settings.scheduler.max_pending,
-        max_submits_per_minute: settings.scheduler.submits_per_minute,
-        poll_interval: settings.scheduler.poll_interval,
-        ..CoreConfig::default()
-    }
-}
-
-/// Beats the lease from a thread of its own, and looks whether the fence still stands.
-struct LeaseKeeper {
-    stop: std::sync::mpsc::Sender<()>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-impl LeaseKeeper {
-    fn start(
-        state: &StateDir,
-        fence: &Fence,
-        events: &mpsc::Sender<Incoming>,
-    ) -> anyhow::Result<LeaseKeeper> {
-        let mut lease = Lease::take(state.path(), fence.epoch())?;
-        let (fence, events) = (fence.try_clone()?, events.clone());
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let beat = move || {
-            let mut last_good = Instant::now();
-            while stopped.recv_timeout(BEAT_EVERY) == Err(RecvTimeoutError::Timeout) {
-                match fence.check().and_then(|()| lease.beat()) {
-                    Ok(()) => last_good = Instant::now(),
-                    Err(error) if error.is_superseded() || last_good.elapsed() >= SILENT_AFTER => {
-                        let _ = events.blocking_send(Incoming::Fatal(error.to_string()));
-                        return;
-                    }
-                    Err(error) => error!("the lease: {error}"),
-                }
-            }
-            // A successor must not be told that we let go of what it holds.
-            if let Err(error) = fence.check().and_then(|()| lease.release()) {
-                error!("the lease is not released: {error}");
-            }
-        };
-        let thread = std::thread::Builder::new().name("lease".into()).spawn(beat)?;
-        Ok(LeaseKeeper { stop, thread })
-    }
-
-    /// Gives the lease up, so that a successor needn't wait.
-    fn release(self) {
-        drop(self.stop);
-        let _ = self.thread.join();
-    }
-}
-
-/// Begins this epoch's journal. What is reported durable has passed the fence after its sync.
-fn open_journal(state: &StateDir, fence: &Fence, events: &mpsc::Sender<Incoming>) -> anyhow::Result<Journal> {
-    let history = journal::read_all(&state.journal_dir(), |_| {})?;
+    file: &ClusterFile,
+    fence: &Fence,
+    clock: Clock,
+    pulse: Pulse,
+    events: mpsc::Sender<Incoming>,
+    incoming: mpsc::Receiver<Incoming>,
+) -> anyhow::Result<()> {
+    let spec: ClusterSpec = file.spec_as()?;
     let epoch = fence.epoch();
-    let (fence, events) = (fence.try_clone()?, events.clone());
-    let report = move |progress| {
-        let incoming = match progress {
-            Progress::Durable(seq) => match fence.check() {
-                Ok(()) => Incoming::Core(Event::Durable(JournalSeq(seq))),
-                Err(error) => Incoming::Fatal(error.to_string()),
-            },
-            Progress::Failed(error) => Incoming::Fatal(error.to_string()),
-        };
-        // The main loop has ended: nobody acts on it any more.
-        let _ = events.blocking_send(incoming);
+    let mut launcher = Launcher::new(state.clone(), spec.clone(), epoch, events.clone())?;
+    let config = ground::core_config(&spec, epoch, launcher.last_allocation() + 1);
+    let (core, journal) = resume(state, Replay::new(config, clock.now()), fence, &clock, &events)?;
+    let inherited = launcher.inherit(&core.allocations_to_ask_about());
+    let left = past::left_behind(state, &file.life)?;
+    let transport = ground::transport(state, &spec, Role::Scheduler)?;
+    let listener = ground::listen(&spec.settings)?;
+    // Nothing that can fail comes after this: who sees the contact finds a scheduler.
+    state.write_contact(&ground::contact(state, &listener, epoch, file)?)?;
+    info!("listening {} ms after the claim", clock.now().0 / 1_000_000);
+    let (commands, launched) = mpsc::unbounded_channel();
+    tokio::spawn(launcher.run(launched));
+    tokio::spawn(links::accept_all(listener, transport, state.clone(), events));
+    let peers = Peers::new(JournalSeq(journal.next_seq().saturating_sub(1)));
+    let mut shell = Shell {
+        core,
+        clock,
+        pulse,
+        peers,
+        journal,
+        commands,
+        waiting: Vec::new(),
+        spent: Vec::new(),
+        owned: spec.owned,
+        exit: None,
+        broken: None,
     };
-    let options = journal::Options::default();
-    Ok(Journal::create(&state.journal_dir(), epoch, &history, options, report)?)
+    shell.start(inherited, left);
+    let ended = shell.run(incoming).await;
+    let is_ours = state.read_contact()?.is_some_and(|contact| contact.epoch == epoch);
+    if shell.exit.is_some() && is_ours {
+        state.remove_contact()?;
+    }
+    ended
+}
+
+/// Replays the journal of older epochs, and begins this one's after it.
+fn resume(
+    state: &StateDir,
+    mut replay: Replay,
+    fence: &Fence,
+    clock: &Clock,
+    events: &mpsc::Sender<Incoming>,
+) -> anyhow::Result<(Core, Journal)> {
+    let began = clock.now();
+    let history = past::read(state, |record| replay.apply(record))?;
+    if let Some(damage) = &history.damage {
+        bail!("{damage}. `jq doctor` looks at it; `jq up --replace` gives its work up and starts afresh");
+    }
+    let core = replay.finish(past::seal_of(&history));
+    let journal = past::begin(state, &history, fence, events)?;
+    if history.records > 0 {
+        let status = core.status();
+        info!(
+            "resumed from {} records, {} bytes, in {} ms: {} graphs, {} tasks open, {} settled",
+            history.records,
+            history.segments.iter().map(|segment| segment.nbytes).sum::<u64>(),
+            clock.now().since(began).as_millis(),
+            status.graphs,
+            status.counts.open(),
+            status.counts.settled(),
+        );
+    }
+    Ok((core, journal))
 }
 
 /// This process's monotonic clock.
@@ -256,11 +180,14 @@ impl Clock {
 struct Shell {
     core: Core,
     clock: Clock,
+    pulse: Pulse,
     peers: Peers,
     journal: Journal,
     commands: mpsc::UnboundedSender<Command>,
     /// Submits whose intent isn't durable yet.
     waiting: Vec<(JournalSeq, protocol::AllocationId)>,
+    /// Files to remove once these records are durable.
+    spent: Vec<(JournalSeq, PathBuf)>,
     /// To be asked to end is the cluster's end.
     owned: bool,
     /// Set when the cluster is over, with the reason.
@@ -270,9 +197,32 @@ struct Shell {
 }
 
 impl Shell {
-    fn start(&mut self, workers: u32) {
-        self.core.set_target(workers);
-        self.settle(Vec::new());
+    /// `inherited`: what is known of older epochs' jobs; `left`: what their workers left behind.
+    fn start(&mut self, inherited: Option<Event>, left: Vec<(PathBuf, LeftBehind)>) {
+        let mut actions = Vec::new();
+        if let Some(event) = inherited {
+            self.core.handle(self.clock.now(), event, &mut actions);
+        }
+        let mut files = Vec::new();
+        for (path, LeftBehind { worker, completions, .. }) in left {
+            info!("{} results that {worker} left behind are taken", completions.len());
+            let event = Event::LeftBehind { worker, completions };
+            self.core.handle(self.clock.now(), event, &mut actions);
+            files.push(path);
+        }
+        self.settle(actions);
+        let last = JournalSeq(self.journal.next_seq().saturating_sub(1));
+        self.spent.extend(files.into_iter().map(|path| (last, path)));
+        self.remove_spent(self.peers.durable_so_far());
+    }
+
+    /// What was left behind is in the journal now.
+    fn remove_spent(&mut self, durable: JournalSeq) {
+        for (_, path) in self.spent.extract_if(.., |(after, _)| *after <= durable) {
+            if let Err(error) = std::fs::remove_file(&path) {
+                error!("{}: {error}", path.display());
+            }
+        }
     }
 
     async fn run(&mut self, mut incoming: mpsc::Receiver<Incoming>) -> anyhow::Result<()> {
@@ -315,7 +265,7 @@ impl Shell {
                 return Ok(());
             }
             if let Some(reason) = self.broken.take() {
-                bail!("the journal can't go on: {reason}");
+                bail!("this scheduler must stop: {reason}");
             }
         }
     }
@@ -352,6 +302,7 @@ impl Shell {
 
     fn on_durable(&mut self, seq: JournalSeq) {
         self.peers.durable(seq);
+        self.remove_spent(seq);
         let (ready, waiting) = self.waiting.drain(..).partition(|(after, _)| *after <= seq);
         self.waiting = waiting;
         let ready: Vec<(JournalSeq, protocol::AllocationId)> = ready;
@@ -370,6 +321,11 @@ impl Shell {
     }
 
     fn flush(&mut self) {
+        if self.pulse.has_stopped() {
+            let seconds = SILENT_AFTER.as_secs();
+            self.broken.get_or_insert(format!("its lease could not be renewed for {seconds} s"));
+            return;
+        }
         for peer in self.peers.flush() {
             // Its reader or writer notices that the other half is gone, and reports it lost.
             error!("link {} takes nothing any more and is closed", peer.0);
@@ -400,20 +356,16 @@ impl Shell {
 
     /// A record that can't be appended leaves a gap that nothing may follow: the scheduler stops.
     fn persist(&mut self, seq: JournalSeq, record: &Record) {
-        let appended = match rmp_serde::to_vec(record) {
-            Ok(body) => {
-                let entry = Entry { seq: seq.0, kind: RECORD_KIND, version: RECORD_VERSION, body };
-                self.journal.append(entry).map_err(|error| error.to_string())
-            }
-            Err(error) => Err(format!("record {} can't be encoded: {error}", seq.0)),
-        };
-        if let Err(reason) = appended {
+        if let Err(reason) = past::append(&mut self.journal, seq, record) {
             error!("{reason}");
-            self.broken.get_or_insert(reason);
+            self.broken.get_or_insert(format!("the journal can't go on: {reason}"));
         }
     }
 
-    fn command(&self, command: Command) {
+    fn command(&mut self, command: Command) {
+        if self.pulse.has_stopped() {
+            return;
+        }
         // The launcher lives as long as this loop.
         let _ = self.commands.send(command);
     }

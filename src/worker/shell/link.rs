@@ -1,44 +1,53 @@
 //! The link to the scheduler: found by the contact file, and looked for anew whenever it breaks.
 
 use super::Incoming;
-use crate::net::{Frame, LinkError, Transport, values};
+use super::watch::tell_newest;
+use crate::net::{Backoff, Frame, LinkError, Transport, values};
 use crate::protocol::{self, PeerKind, ToWorker};
 use crate::state::{Contact, Role, StateDir};
-use std::time::Duration;
-use tokio::sync::mpsc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-/// First wait before the next try; doubles up to [`LAST_WAIT`], each with some jitter, so that a thousand workers
-/// don't ask a file server at once.
-const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// Between two looks at the contact file: a thousand workers must not overwhelm a file server.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LAST_WAIT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often the end of the last frames is looked for.
 const WRITTEN_LOOK: Duration = Duration::from_millis(5);
 
-/// Keeps a link for as long as the main loop listens.
-pub(super) async fn keep(state: StateDir, transport: Transport, events: mpsc::UnboundedSender<Incoming>) {
+/// Keeps a link for as long as the main loop listens. `newest`: the latest epoch that anybody has heard of.
+pub(super) async fn keep(
+    state: StateDir,
+    transport: Transport,
+    newest: watch::Sender<u32>,
+    events: mpsc::UnboundedSender<Incoming>,
+) {
     let mut generation = 0;
-    let mut wait = FIRST_WAIT;
+    let mut backoff = Backoff::new(FIRST_WAIT, LAST_WAIT);
     let mut last_trouble = String::new();
     while !events.is_closed() {
         generation += 1;
-        match once(&state, &transport, &events, generation).await {
+        let began = Instant::now();
+        match once(&state, &transport, &newest, &events, generation).await {
             Ok(reason) => {
                 info!("the link to the scheduler is gone: {reason}");
                 let _ = events.send(Incoming::Unlinked { generation });
-                wait = FIRST_WAIT;
                 last_trouble.clear();
+                // The first look is at once: a successor may have taken over. Unless we are turned away again and again.
+                if began.elapsed() > FIRST_WAIT {
+                    backoff.reset();
+                    continue;
+                }
             }
             Err(trouble) => {
                 if trouble != last_trouble {
                     warn!("no scheduler: {trouble}");
                     last_trouble = trouble;
                 }
-                wait = (wait * 2).min(LAST_WAIT);
             }
         }
-        tokio::time::sleep(wait.mul_f64(jitter())).await;
+        tokio::time::sleep(backoff.wait()).await;
     }
 }
 
@@ -46,11 +55,16 @@ pub(super) async fn keep(state: StateDir, transport: Transport, events: mpsc::Un
 async fn once(
     state: &StateDir,
     transport: &Transport,
+    newest: &watch::Sender<u32>,
     events: &mpsc::UnboundedSender<Incoming>,
     generation: u64,
 ) -> Result<String, String> {
     let contact: Contact =
         state.read_contact().map_err(|error| error.to_string())?.ok_or("there is no contact file")?;
+    if contact.epoch < *newest.borrow() {
+        return Err(format!("the contact file is of epoch {}, which is over", contact.epoch));
+    }
+    tell_newest(newest, contact.epoch);
     let link = transport
         .connect(&contact.addresses, Role::Scheduler, CONNECT_TIMEOUT)
         .await
@@ -79,7 +93,14 @@ async fn once(
         }
         Ok::<_, String>("closed by the scheduler".to_owned())
     };
+    let mut newest = newest.subscribe();
+    let superseded = async {
+        // A scheduler that hangs doesn't close its links.
+        let later = newest.wait_for(|newest| *newest > contact.epoch).await.map(|epoch| *epoch);
+        format!("epoch {} has taken over", later.unwrap_or_default())
+    };
     Ok(tokio::select! {
+        reason = superseded => reason,
         ended = read => ended.unwrap_or_else(|reason| reason),
         ended = write => ended.unwrap_or_else(|error| error.to_string()),
     })
@@ -94,11 +115,4 @@ pub(super) async fn written(frames: mpsc::UnboundedSender<Frame>) {
     }
     // The writer closes the stream after its last frame.
     tokio::time::sleep(WRITTEN_LOOK * 10).await;
-}
-
-/// From 0.5 to 1.5.
-fn jitter() -> f64 {
-    let mut byte = [0u8];
-    let random = getrandom::fill(&mut byte).map_or(128, |()| byte[0]);
-    0.5 + f64::from(random) / 255.0
 }

@@ -1,0 +1,55 @@
+//! Whether this process may become the scheduler: only where nobody else can be it any more.
+
+use crate::state::lease::{self, Seen, Standstill};
+use crate::state::{Epoch, LeaseWatch, StateDir, epoch};
+use std::time::{Duration, Instant};
+use tracing::info;
+
+/// Between two looks at a lease that may have stopped: well below a beat.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Claims the next epoch once the lease is released, its holder surely gone, or unmoved for long enough.
+/// `stood_still`: what the launcher has watched for that time already. `None`: somebody else is the scheduler.
+///
+/// # Errors
+/// The state directory can't be used.
+pub(super) async fn claim(
+    state: &StateDir,
+    note: &str,
+    stood_still: Option<Standstill>,
+) -> anyhow::Result<Option<Epoch>> {
+    if let Some(holder) = living_holder(state, stood_still).await? {
+        info!("the scheduler of epoch {} lives on {}: nothing to do", holder.epoch, holder.holder.host);
+        return Ok(None);
+    }
+    match epoch::claim(state.path(), note) {
+        Ok(epoch) => Ok(Some(epoch)),
+        Err(error) if error.is_superseded() => {
+            info!("another scheduler was faster: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Watches the lease until it is clear whether its holder lives.
+async fn living_holder(state: &StateDir, stood_still: Option<Standstill>) -> anyhow::Result<Option<Seen>> {
+    let (started, mut watch) = (Instant::now(), LeaseWatch::default());
+    let mut first: Option<Seen> = None;
+    loop {
+        let Some(seen) = lease::look(state.path())? else { return Ok(None) };
+        if watch.may_claim(&seen, started.elapsed()) || stood_still.is_some_and(|still| still.is(&seen)) {
+            return Ok(None);
+        }
+        match &first {
+            None => {
+                let seconds = lease::CLAIM_AFTER.as_secs();
+                info!("watching for {seconds} s whether the scheduler of epoch {} lives", seen.epoch);
+                first = Some(seen);
+            }
+            Some(before) if *before != seen => return Ok(Some(seen)),
+            Some(_) => {}
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,188 @@
+//! Schedulers that die, and are followed by others.
+
+use crate::bringing::{has_started, hold, let_go};
+use crate::support::sandbox::{Sandbox, finish, start};
+use crate::support::{eventually_sync, is_alive};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+
+pub fn kill_scheduler(sandbox: &Sandbox) {
+    let pid = sandbox.scheduler();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    eventually_sync("the scheduler's end", || (!is_alive(pid)).then_some(()));
+}
+
+fn sorted_lines(sandbox: &Sandbox, name: &str) -> Vec<String> {
+    let mut lines: Vec<String> = sandbox.read(name).lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn up_resumes_a_dead_cluster_and_its_workers_go_on() {
+    let sandbox = Sandbox::new();
+    hold(&sandbox);
+    sandbox.program("count", "#!/bin/sh\necho \"$1\" >> log; exec hold \"$1\"\n");
+    sandbox.up(1);
+    sandbox.ok(["submit", "--wait", "--key", "done", "--", "echo", "said"]);
+    sandbox.run(["submit", "--wait", "--key", "failed", "--", "false"]).exits(1);
+    sandbox.ok(["map", "count", ":::", "first", "second"]);
+    sandbox.ok(["submit", "--key", "behind", "--after", "failed", "--", "true"]);
+    has_started(&sandbox, "first");
+    let workers = sandbox.workers();
+    kill_scheduler(&sandbox);
+    assert_eq!(sandbox.json(["ls"])["clusters"][0]["state"], "dead");
+    sandbox.run(["status", "--no-revive"]).exits(69).says("can't be reached").says("jq up");
+
+    let up = sandbox.run(["up", "--queue", "local", "--workers", "1", "--wait"]).exits(0);
+    let up = up.says("had died; resumed as epoch 2: 4 graphs, 2 tasks open");
+    assert!(up.text().contains("is up again"), "{}", up.text());
+    assert_eq!(sandbox.workers(), workers, "the same process");
+    let status = sandbox.status();
+    assert_eq!((&status["epoch"], &status["target"]), (&2.into(), &1.into()));
+    let counts = &status["counts"];
+    assert_eq!((&counts["memory"], &counts["erred"]), (&1.into(), &2.into()), "{counts}");
+    assert_eq!(status["allocations"].as_array().unwrap().len(), 1, "{status}");
+    assert_eq!(sandbox.ok(["result", "done"]), "said\n");
+    let_go(&sandbox, "first");
+    let_go(&sandbox, "second");
+    sandbox.ok(["wait", "--timeout", "100s"]);
+    assert_eq!(sorted_lines(&sandbox, "log"), ["first", "second"], "each ran once");
+    sandbox.ok(["down"]);
+    sandbox.nothing_runs();
+}
+
+#[test]
+fn a_verb_that_finds_the_scheduler_dead_starts_another_and_a_wait_goes_on() {
+    let sandbox = Sandbox::new();
+    hold(&sandbox);
+    sandbox.up(1).ok(["scale", "2"]);
+    // Both have their link once their task has begun.
+    let submit = |key: &str, flags: &[&str]| {
+        let words = ["submit", "--wait", "--key", key];
+        let waits = start(&mut sandbox.jq(words.iter().chain(flags).chain(&["--", "hold", key])), b"");
+        has_started(&sandbox, key);
+        waits
+    };
+    let (reviving, passive) = (submit("a", &[]), submit("b", &["--no-revive"]));
+    for round in 0..2 {
+        kill_scheduler(&sandbox);
+        let submit = sandbox.run(["submit", "--key", &format!("k{round}"), "--", "echo", "hello"]).exits(0);
+        assert_eq!(submit.text().trim(), format!("k{round}"));
+    }
+    let status = sandbox.until("its workers", |status| status["connected"] == 2);
+    assert_eq!((&status["epoch"], &status["target"]), (&3.into(), &2.into()), "the target is remembered");
+    let_go(&sandbox, "a");
+    let_go(&sandbox, "b");
+    reviving.end().exits(0);
+    passive.end().exits(0);
+    sandbox.ok(["wait", "k0", "k1", "--timeout", "100s"]);
+    assert_eq!(sandbox.ok(["result", "k1"]), "hello\n");
+}
+
+#[test]
+fn a_dead_cluster_that_is_wanted_differently_is_replaced_only_if_asked_for() {
+    let sandbox = Sandbox::new();
+    hold(&sandbox);
+    sandbox.up(1);
+    let words = ["submit", "--wait", "--no-revive", "--key", "old", "--", "hold", "old"];
+    let wait = start(&mut sandbox.jq(words), b"");
+    has_started(&sandbox, "old");
+    let workers = sandbox.workers();
+    kill_scheduler(&sandbox);
+    let other = ["up", "--queue", "local", "--workers", "1", "--cores", "2", "--wait"];
+    sandbox.run(other).exits(78).says("profile.cores: is 1, asked for 2").says("--replace");
+    let up = sandbox.run(other.iter().chain(&["--replace"])).exits(0);
+    up.says("had died").says("1 graphs with 1 unfinished");
+    eventually_sync("the end of the old worker", || (!is_alive(workers[0])).then_some(()));
+    wait.end().exits(69).says("another life");
+    sandbox.run(["result", "old"]).exits(2).says("no task or graph 'old'");
+    let status = sandbox.status();
+    assert_eq!((&status["workers"][0]["cores"], &status["counts"]["assigned"]), (&2.into(), &0.into()));
+}
+
+#[test]
+fn a_cluster_that_was_brought_down_begins_with_nothing() {
+    let sandbox = Sandbox::new();
+    sandbox.up(1).ok(["submit", "--wait", "--key", "k", "--", "true"]);
+    sandbox.ok(["down"]);
+    sandbox.run(["status"]).exits(69).says("not up");
+    sandbox.up(1);
+    assert_eq!(sandbox.status()["graphs"], 0);
+    kill_scheduler(&sandbox);
+    let down = sandbox.run(["down"]).exits(0);
+    assert!(down.text().contains("1 jobs that its scheduler didn't end were cancelled"), "{}", down.text());
+    sandbox.nothing_runs();
+    sandbox.run(["submit", "--", "true"]).exits(69).says("not up");
+}
+
+#[test]
+fn workers_that_nobody_comes_back_for_finish_and_leave_and_what_they_did_counts() {
+    let sandbox =
+        Sandbox::configured("[scheduler]\nheartbeat = \"200ms\"\n[worker]\nidle_timeout = \"1s\"\n");
+    hold(&sandbox);
+    sandbox.program("count", "#!/bin/sh\necho \"$1\" >> log; hold \"$1\"; echo \"said $1\" | tee \"$2\"\n");
+    sandbox.up_with(2, &["--death-timeout", "1s", "--workers-per-job", "2"]);
+    for key in ["a", "b"] {
+        sandbox.ok(["submit", "--key", key, "--output", &format!("out.{key}"), "--", "count", key, "{out}"]);
+        has_started(&sandbox, key);
+    }
+    kill_scheduler(&sandbox);
+    // Nobody can take their tasks from them: well beyond the death timeout they still run.
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let_go(&sandbox, "a");
+    let_go(&sandbox, "b");
+    sandbox.nothing_runs();
+    assert!(!sandbox.file("out.a").exists(), "nobody has accepted it");
+    let left = crate::support::sandbox::names(&sandbox.cluster("default").join("outbox"));
+    assert_eq!(left.len(), 2, "{left:?}");
+    sandbox.ok(["wait", "a", "b", "--timeout", "100s"]);
+    assert_eq!((sandbox.read("out.a"), sandbox.ok(["result", "b"])), ("said a\n".into(), "said b\n".into()));
+    assert_eq!(sorted_lines(&sandbox, "log"), ["a", "b"], "each ran once");
+    eventually_sync("an empty outbox", || {
+        crate::support::sandbox::names(&sandbox.cluster("default").join("outbox")).is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_scheduler_that_stood_still_is_superseded_and_does_nothing_any_more() {
+    let sandbox = Sandbox::new();
+    hold(&sandbox);
+    sandbox.program("count", "#!/bin/sh\necho \"$1\" >> log; exec hold \"$1\"\n");
+    sandbox.up(1);
+    sandbox.ok(["map", "count", ":::", "first", "second"]);
+    has_started(&sandbox, "first");
+    let (zombie, workers) = (sandbox.scheduler(), sandbox.workers());
+    kill(Pid::from_raw(zombie), Signal::SIGSTOP).unwrap();
+    // It takes half a minute to be sure.
+    let status = sandbox.run(["status"]).exits(0);
+    status.says("resumed as epoch 2");
+    let_go(&sandbox, "first");
+    let_go(&sandbox, "second");
+    kill(Pid::from_raw(zombie), Signal::SIGCONT).unwrap();
+    eventually_sync("the zombie's end", || (!is_alive(zombie)).then_some(()));
+    sandbox.ok(["wait", "g1", "--timeout", "100s"]);
+    assert_eq!((sandbox.workers(), sandbox.status()["epoch"].as_u64()), (workers, Some(2)));
+    assert_eq!(sorted_lines(&sandbox, "log"), ["first", "second"], "each ran once");
+}
+
+#[test]
+fn a_journal_of_a_newer_program_and_a_damaged_one_are_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.up(1).ok(["submit", "--wait", "--", "true"]);
+    kill_scheduler(&sandbox);
+    let folder = sandbox.cluster("default").join("journal");
+    let segment = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let good = fs::read(&segment).unwrap();
+    let mut bad = good.clone();
+    // In the middle of a record with others after it.
+    bad[100] ^= 1;
+    fs::write(&segment, &bad).unwrap();
+    let name = segment.file_name().unwrap().to_str().unwrap();
+    sandbox.run(["status"]).exits(78).says(name).says("damaged");
+    sandbox.run(["up"]).exits(78).says(name).says("damaged");
+    fs::write(&segment, good).unwrap();
+    sandbox.ok(["status"]);
+    let _ = finish(&mut sandbox.jq(["down"]), b"");
+}
