@@ -3,6 +3,7 @@
 use super::BenchError;
 use crate::client::Client;
 use crate::cluster::down;
+use crate::cluster::launch::Patience;
 use crate::cluster::up::{Wish, bring_up, status, wait_for_workers};
 use crate::net::Transport;
 use crate::protocol::{Reply, Request, StatusReport};
@@ -57,7 +58,7 @@ impl Ground {
             Ground::Fresh { state, spec } => {
                 let spec = ClusterSpec { workers: 0, ..(**spec).clone() };
                 let wish = Wish { spec, workers_given: true, given: Vec::new(), replace: false };
-                Ok(bring_up(state, &wish, || ()).await?.0)
+                Ok(bring_up(state, &wish, Patience::silent(|| ())).await?.0)
             }
             Ground::Living { state, .. } => {
                 Ok(Client::connect(state.clone(), self.transport(Role::Admin)?).await?)

@@ -1,8 +1,9 @@
 //! What of all clusters is dead and can go. Nothing of a cluster that lives, or may live again, is touched but what it
 //! has put aside itself and the files of jobs that ended long ago; datasets never are.
 
+use super::launch::{self, Patience};
 use super::liveness::{Liveness, look};
-use super::up::{UpError, identity_of, right_to_launch, spec_of};
+use super::up::{UpError, identity_of, spec_of};
 use crate::state::prune::{self, Leaving};
 use crate::state::{Intents, Outcome, Role, StateDir, StateError};
 use std::collections::BTreeSet;
@@ -119,7 +120,7 @@ pub async fn remove(root: &Path, rubbish: &Rubbish) -> Result<(), UpError> {
         return Ok(prune::remove(&rubbish.leaving)?);
     }
     let state = StateDir::open(root, &rubbish.cluster)?;
-    let _right = right_to_launch(&state).await?;
+    let _right = launch::right(&state, Patience::silent(|| ())).await?;
     let is_up = state.read_contact()?.is_some();
     if is_up || !is_empty(&state.datasets_dir()) {
         return Err(UpError::CameUp { name: rubbish.cluster.clone() });

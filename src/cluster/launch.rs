@@ -53,6 +53,13 @@ pub struct Patience {
     pub timeout: Option<Duration>,
 }
 
+impl Patience {
+    /// As long as it takes, without a word but `waiting`.
+    pub fn silent(waiting: fn()) -> Patience {
+        Patience { waiting, say: |_| (), timeout: None }
+    }
+}
+
 /// What a scheduler begins with.
 #[derive(Clone, Copy, Default)]
 pub struct Beginning {

@@ -6,8 +6,9 @@
 //! ended isn't started again, and what a user cancelled stays cancelled. A task whose end stood in the hole runs again.
 //! The numbers of lost graphs are not given away again: workers may hold values under them.
 
+use super::launch::{self, Patience};
 use super::liveness::Liveness;
-use super::up::{UpError, known, right_to_launch};
+use super::up::{UpError, known};
 use crate::graph::{GraphId, TaskId};
 use crate::journal::{self, Body, JournalError, RECORD_OVERHEAD_BYTES};
 use crate::scheduler::core::{CoreConfig, Replay, ReplayError};
@@ -72,17 +73,17 @@ pub struct Work {
 /// # Errors
 /// The scheduler may live, or files can't be read or written. Then the journal is as it was.
 pub async fn repair(state: &StateDir, waiting: fn()) -> Result<Outcome, RepairError> {
-    let _right = right_to_launch(state).await?;
+    let _right = launch::right(state, Patience::silent(waiting)).await.map_err(UpError::from)?;
     match known(state, waiting).await? {
         None | Some((_, Liveness::Down)) => Ok(Outcome::Down),
         Some((_, Liveness::Alive(_))) => Ok(Outcome::Alive),
         Some((_, Liveness::Unreachable(error))) => Err(UpError::from(error).into()),
-        Some((spec, Liveness::Dead(_))) => {
+        Some((spec, Liveness::Dead(dead))) => {
             if let Soundness::Sound { torn } = look(state)? {
                 return Ok(Outcome::Sound { torn });
             }
             let note = format!("repaired by pid {}", std::process::id());
-            let epoch = epoch::claim(state.path(), &note)?;
+            let epoch = epoch::claim(state.path(), dead.highest, &note)?;
             mend(state, spec.workers, epoch.fence)
         }
     }

@@ -179,7 +179,10 @@ pub(super) fn spec_of(state: &StateDir) -> Result<Option<ClusterSpec>, UpError> 
 }
 
 /// The cluster as it was asked for, and whether it lives.
-async fn known(state: &StateDir, waiting: impl FnOnce()) -> Result<Option<(ClusterSpec, Liveness)>, UpError> {
+pub(super) async fn known(
+    state: &StateDir,
+    waiting: impl FnOnce(),
+) -> Result<Option<(ClusterSpec, Liveness)>, UpError> {
     let Some(spec) = spec_of(state)? else { return Ok(None) };
     let liveness = look_patiently(state, &spec, &identity_of(state, &spec)?, waiting).await?;
     Ok(Some((spec, liveness)))

@@ -96,6 +96,7 @@ impl Request {
             | Request::Cancel { .. }
             | Request::Scale { .. }
             | Request::Unpin { .. }
+            | Request::Relieve { .. }
             | Request::Down { .. } => false,
         }
     }

@@ -8,7 +8,6 @@ use super::faults::Fault;
 use super::world::{Happening, World};
 use crate::journal::record::Place;
 use crate::state::lease::{LeaseWatch, Seen, Sight};
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// More at a time prove nothing new.
@@ -28,7 +27,7 @@ struct Watch {
 }
 
 enum Stage {
-    Watching(Watch),
+    Watching(Box<Watch>),
     Claimed {
         epoch: u32,
     },
@@ -80,7 +79,7 @@ impl World {
             self.next_claimant += 1;
             let is_on_its_host = self.random.chance(0.5);
             let watch = Watch { highest: self.folder.highest, is_on_its_host, ..Watch::default() };
-            self.claimants.insert(self.next_claimant, Claimant(Stage::Watching(watch)));
+            self.claimants.insert(self.next_claimant, Claimant(Stage::Watching(Box::new(watch))));
             self.claims_soon(self.next_claimant);
         }
     }
@@ -129,7 +128,7 @@ impl World {
     }
 
     /// Whether the lease may be taken over, by the rules for it.
-    fn watches(&mut self, mut watch: Watch) -> Option<Stage> {
+    fn watches(&mut self, mut watch: Box<Watch>) -> Option<Stage> {
         let highest = watch.highest;
         if self.folder.highest != highest {
             self.count("claim", "another was first");

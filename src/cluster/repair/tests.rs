@@ -51,7 +51,7 @@ fn end(graph: u32, index: u32) -> Record {
 fn cluster(records: &[Record], snapshot_after: Option<usize>) -> (tempfile::TempDir, StateDir) {
     let home = tempfile::tempdir().unwrap();
     let state = StateDir::create(&home.path().join("jobq"), "winds").unwrap();
-    epoch::claim(state.path(), "test").unwrap();
+    epoch::claim(state.path(), epoch::highest(state.path()).unwrap(), "test").unwrap();
     let (sender, told) = channel();
     let report = move |progress| drop(sender.send(progress));
     let history = read_all(&state.journal_dir(), |_| {}).unwrap();
@@ -88,7 +88,7 @@ fn damage(state: &StateDir, ending: &str, record: usize) {
 }
 
 fn mended(state: &StateDir) -> Repair {
-    let epoch = epoch::claim(state.path(), "test").unwrap();
+    let epoch = epoch::claim(state.path(), epoch::highest(state.path()).unwrap(), "test").unwrap();
     let outcome = mend(state, 3, epoch.fence).unwrap();
     let Outcome::Repaired(repair) = outcome else { panic!("{outcome:?}") };
     assert!(matches!(look(state).unwrap(), Soundness::Sound { torn: None }));
@@ -165,7 +165,7 @@ fn a_sound_journal_is_left_alone_and_so_is_a_newer_one() {
     let (_home, state) = cluster(&[part(1, 2)], None);
     let files = |state: &StateDir| std::fs::read_dir(state.journal_dir()).unwrap().count();
     let before = files(&state);
-    let epoch = epoch::claim(state.path(), "test").unwrap();
+    let epoch = epoch::claim(state.path(), epoch::highest(state.path()).unwrap(), "test").unwrap();
     assert_eq!(mend(&state, 1, epoch.fence).unwrap(), Outcome::Sound { torn: None });
     assert_eq!(files(&state), before);
 
@@ -175,7 +175,7 @@ fn a_sound_journal_is_left_alone_and_so_is_a_newer_one() {
     let version = record::VERSION + 1;
     journal.append(Entry { seq, kind: record::KIND, version, body: vec![1] }).unwrap();
     journal.close().unwrap();
-    let epoch = epoch::claim(state.path(), "test").unwrap();
+    let epoch = epoch::claim(state.path(), epoch::highest(state.path()).unwrap(), "test").unwrap();
     let refused = mend(&state, 1, epoch.fence).unwrap_err().to_string();
     assert!(refused.contains(&format!("version {version}")), "{refused}");
 }

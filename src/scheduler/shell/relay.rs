@@ -165,7 +165,7 @@ mod tests {
         relay.hear(&Event::Submitted { allocation: SUCCESSOR, outcome: refused }, SUCCESSOR, now);
         assert!(!relay.awaited);
         assert_eq!(relay.due(after(now, 2)), Some(Due::Ask));
-        let ended = AllocationStatus::Ended { words: "cancelled".into(), confirmed: true };
+        let ended = AllocationStatus::Ended { words: "cancelled".into(), confirmed: true, blameless: false };
         let others = (AllocationId(3), "4".to_owned(), ended.clone());
         relay.hear(&Event::Polled(vec![others]), SUCCESSOR, now);
         assert!(relay.awaited, "another job's end is none of it");
