@@ -134,7 +134,12 @@ impl World {
                 self.hosts[host].newest = self.links[&link].life;
                 self.host_takes(host, Incoming::Linked(link));
             }
-            None => self.host_links_soon(host, 500, 10_000),
+            None => {
+                if self.went_down && self.hosts[host].core.epoch().is_some() {
+                    self.host_takes(host, Incoming::Core(Event::BroughtDown));
+                }
+                self.host_links_soon(host, 500, 10_000);
+            }
         }
     }
 

@@ -268,15 +268,26 @@ impl World {
         });
     }
 
+    /// As the shell does it at the end: the last records become durable, and what waited for them is sent.
+    fn finish_server(&mut self, life: u32) {
+        let Some(mut server) = self.servers.remove(&life) else { return };
+        let count = server.journal.unsynced.len();
+        self.write_out(&mut server, count);
+        server.letters.release(server.journal.durable);
+        self.servers.insert(life, server);
+        self.flush_server(life);
+    }
+
     /// Sets the next tick. A deadline that stays in the past would spin.
     fn wind_server(&mut self, life: u32) {
         let Some(server) = self.servers.get_mut(&life) else { return };
         if server.exit {
-            self.server_dies(life);
             if self.folder.stands(life) {
                 self.count("run", "clean ends");
                 self.went_down = true;
+                self.finish_server(life);
             }
+            self.server_dies(life);
             return;
         }
         let Some(deadline) = server.core.deadline() else { return };
