@@ -306,7 +306,7 @@ impl Launcher {
     /// One question for the whole cluster.
     async fn ask(&mut self) -> Result<Vec<(AllocationId, String, AllocationStatus)>, BatchError> {
         let found = self.look().await?;
-        let mut statuses = Vec::new();
+        let mut statuses = self.never_submitted();
         let mut over = Vec::new();
         let mut again = Vec::new();
         for (allocation, job) in &mut self.jobs {
@@ -335,6 +335,25 @@ impl Launcher {
             job.id.is_some() || job.cancelled.is_none() || job.submitted.elapsed() < AMBIGUOUS_FOR
         });
         Ok(statuses)
+    }
+
+    /// Jobs that whoever brought the cluster up was still to submit, and then didn't.
+    fn never_submitted(&mut self) -> Vec<(AllocationId, String, AllocationStatus)> {
+        let dir = self.submitter.state.intents_dir();
+        let ended = |job: &Job| match intent::read(&dir, &job.name) {
+            Ok(Some(intent)) if intent.epoch == 0 && job.id.is_none() => match intent.outcome {
+                intent::Outcome::Ended { job: None, reason } => Some(reason),
+                _ => None,
+            },
+            _ => None,
+        };
+        let nameless = self.jobs.iter().filter(|(_, job)| job.id.is_none());
+        let over: Vec<_> = nameless.filter_map(|(id, job)| Some((*id, ended(job)?))).collect();
+        let status = |(id, words)| {
+            self.jobs.remove(&id);
+            (id, String::new(), AllocationStatus::Ended { words, confirmed: true })
+        };
+        over.into_iter().map(status).collect()
     }
 
     /// The jobs that the batch system knows, by their ids; by their names while some submit has had no answer.
