@@ -165,6 +165,8 @@ mod tests {
             version: String::new(),
             log: "log".into(),
             life: String::new(),
+            job: String::new(),
+            job_name: String::new(),
         };
         state.write_contact(&contact).unwrap();
         let (alice, bob) = (issue(&state, "alice").unwrap(), issue(&state, "bob").unwrap());

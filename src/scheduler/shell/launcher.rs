@@ -351,7 +351,7 @@ impl Launcher {
         let over: Vec<_> = nameless.filter_map(|(id, job)| Some((*id, ended(job)?))).collect();
         let status = |(id, words)| {
             self.jobs.remove(&id);
-            (id, String::new(), AllocationStatus::Ended { words, confirmed: true })
+            (id, String::new(), AllocationStatus::Ended { words, confirmed: true, blameless: false })
         };
         over.into_iter().map(status).collect()
     }
