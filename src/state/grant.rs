@@ -11,16 +11,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Of the form of the file.
-const VERSION: u32 = 1;
 /// What the names of certificates in the folder end in.
 const ENDING: &str = ".pem";
 
 /// What a grant's file says: where the scheduler is, and by what it knows the bearer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Grant {
-    version: u32,
     pub name: String,
     pub cluster: String,
     pub cluster_id: ClusterId,
@@ -46,7 +42,6 @@ pub fn issue(state: &StateDir, name: &str) -> Result<Grant, StateError> {
     let path = state.grants_dir().join(format!("{name}{ENDING}"));
     files::write_atomic(&path, certificate.as_bytes())?;
     Ok(Grant {
-        version: VERSION,
         name: name.to_owned(),
         cluster: state.name().to_owned(),
         cluster_id: contact.cluster_id,
@@ -117,11 +112,7 @@ impl Grant {
         let grant: Option<Grant> = super::dir::read_toml(path)?;
         let malformed =
             |reason: &str| StateError::Malformed { path: path.to_owned(), reason: reason.to_owned() };
-        let grant = grant.ok_or_else(|| malformed("it is gone"))?;
-        if grant.version != VERSION {
-            return Err(malformed("a grant of another version of jobq"));
-        }
-        Ok(grant)
+        grant.ok_or_else(|| malformed("it is gone"))
     }
 
     /// Writes it for its bearer, mode 0600.

@@ -579,5 +579,5 @@ fn what_a_logout_does_is_told_and_warned_of_where_it_kills() {
     ground.logout = |_| Logout { kills: Some(true), lingers: Some(true) };
     assert_ok(&host::logout(&ground), &["lingers"]);
     ground.logout = |_| Logout::default();
-    assert_ok(&host::logout(&ground), &["for this host to say"]);
+    assert_ok(&host::logout(&ground), &["logind doesn't tell"]);
 }
