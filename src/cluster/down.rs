@@ -1,12 +1,12 @@
 //! Brings a cluster down: its scheduler ends it, and the batch system is asked until nothing of ours is left.
 
-use super::liveness::{Liveness, look_patiently};
+use super::liveness::{Dead, Liveness, look_patiently};
 use crate::batch::{Batch, BatchError, ErrorKind};
 use crate::client::ClientError;
 use crate::net::Transport;
 use crate::protocol::{Reply, Request};
 use crate::scheduler::spec::ClusterSpec;
-use crate::state::{Intent, Intents, Outcome, Role, StateDir, StateError, epoch, intent};
+use crate::state::{Intent, Intents, Lease, Outcome, Role, StateDir, StateError, epoch, intent};
 use std::time::{Duration, Instant};
 
 /// For the batch system to let go of cancelled jobs.
@@ -68,8 +68,8 @@ pub async fn down(
             }
         }
         Liveness::Down => {}
-        Liveness::Dead(_) => {
-            fence_off(state)?;
+        Liveness::Dead(dead) => {
+            fence_off(state, &dead)?;
             state.remove_contact()?;
         }
         Liveness::Unreachable(error) => return Err(error.into()),
@@ -84,9 +84,11 @@ pub async fn down(
 ///
 /// # Errors
 /// Somebody else is taking over at this moment, or the state directory can't be used.
-pub(super) fn fence_off(state: &StateDir) -> Result<(), StateError> {
+pub(super) fn fence_off(state: &StateDir, dead: &Dead) -> Result<(), StateError> {
     let note = format!("brought down by pid {}", std::process::id());
-    epoch::claim(state.path(), &note).map(drop)
+    let epoch = epoch::claim(state.path(), dead.highest, &note)?;
+    // Nobody holds the cluster now: whoever brings it up again needn't wait.
+    Lease::take(state.path(), epoch.number)?.release()
 }
 
 /// The scheduler removes its contact file when its last cancel is done.

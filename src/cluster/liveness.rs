@@ -7,7 +7,7 @@ use crate::scheduler::core::{CoreConfig, Replay};
 use crate::scheduler::event::{JournalSeq, Time};
 use crate::scheduler::shell::past::{self, PastError};
 use crate::state::lease::Standstill;
-use crate::state::{Contact, LeaseWatch, StateDir, lease};
+use crate::state::{Contact, LeaseWatch, StateDir, epoch, lease};
 use std::time::{Duration, Instant};
 
 /// For a process that can't be reached because it is just coming to its end.
@@ -28,6 +28,8 @@ pub enum Liveness {
 /// A scheduler that is surely dead, or so silent that another one may take over.
 pub struct Dead {
     pub contact: Contact,
+    /// The last epoch, which is over.
+    pub highest: Option<u32>,
     /// Its lease, where that was watched standing still for long enough.
     pub stood_still: Option<Standstill>,
 }
@@ -42,12 +44,10 @@ pub async fn look(state: &StateDir, transport: &Transport) -> Result<Liveness, C
         Ok(client) => Ok(Liveness::Alive(Box::new(client))),
         Err(ClientError::NotUp { .. }) => Ok(Liveness::Down),
         Err(error) => {
-            let seen = lease::look(state.path())?;
-            let gone = seen.is_none_or(|seen| seen.released || seen.holder_is_gone());
-            Ok(if gone {
-                Liveness::Dead(Dead { contact, stood_still: None })
-            } else {
-                Liveness::Unreachable(error)
+            let highest = epoch::highest(state.path())?;
+            Ok(match lease::sight(state.path())? {
+                Some(sight) if !sight.is_over() => Liveness::Unreachable(error),
+                _ => Liveness::Dead(Dead { contact, highest, stood_still: None }),
             })
         }
     }
@@ -69,11 +69,11 @@ pub async fn look_patiently(
             Liveness::Unreachable(error) => error,
             other => return Ok(other),
         };
-        let (Some(contact), Some(seen)) = (state.read_contact()?, lease::look(state.path())?) else {
+        let (Some(contact), Some(sight)) = (state.read_contact()?, lease::sight(state.path())?) else {
             return Ok(Liveness::Down);
         };
-        if seen.holder.liveness() != lease::Liveness::Alive || began.elapsed() > LAST_BREATH {
-            break (contact, seen, unreachable);
+        if sight.seen.holder.liveness() != lease::Liveness::Alive || began.elapsed() > LAST_BREATH {
+            break (contact, sight, unreachable);
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     };
@@ -82,16 +82,17 @@ pub async fn look_patiently(
     watch.may_claim(&first, started.elapsed());
     loop {
         tokio::time::sleep(lease::BEAT_EVERY / 5).await;
-        let Some(seen) = lease::look(state.path())? else { return Ok(Liveness::Down) };
-        if watch.may_claim(&seen, started.elapsed()) {
-            let stood_still = watch.standstill(&seen, started.elapsed());
-            return Ok(Liveness::Dead(Dead { contact, stood_still }));
+        let Some(sight) = lease::sight(state.path())? else { return Ok(Liveness::Down) };
+        let seen = &sight.seen;
+        if watch.may_claim(&sight, started.elapsed()) {
+            let stood_still = watch.standstill(seen, started.elapsed());
+            return Ok(Liveness::Dead(Dead { contact, highest: sight.highest, stood_still }));
         }
-        if seen.epoch != first.epoch {
+        if seen.epoch != first.seen.epoch {
             // Another one has taken over.
             return look(state, transport).await;
         }
-        if seen.counter != first.counter {
+        if seen.counter != first.seen.counter {
             // It lives. Perhaps it was only too busy to answer.
             return Ok(match look(state, transport).await? {
                 Liveness::Unreachable(_) => Liveness::Unreachable(unreachable),

@@ -2,7 +2,7 @@
 
 use super::down::{self, DownError};
 use super::launch::{self, LaunchError};
-use super::liveness::{Liveness, Remains, look, look_patiently, remains};
+use super::liveness::{Dead, Liveness, Remains, look, look_patiently, remains};
 use super::revive::{self, Resumed};
 use crate::client::{Client, ClientError};
 use crate::net::Transport;
@@ -101,7 +101,7 @@ pub async fn bring_up(state: &StateDir, wish: &Wish, waiting: fn()) -> Result<(C
         Some((_, Liveness::Unreachable(error))) => Err(error.into()),
         Some((old, Liveness::Dead(dead))) if wish.replace => {
             let lost = remains(state)?;
-            clear_away(state, &old).await?;
+            clear_away(state, &old, &dead).await?;
             Ok((start(state, wish).await?, Brought::Afresh(Box::new((lost, dead.contact)))))
         }
         Some((old, Liveness::Dead(dead))) => {
@@ -216,8 +216,8 @@ fn differences(old: &ClusterSpec, new: &ClusterSpec, given: &[String]) -> Vec<St
 
 /// Makes room for a fresh start: the dead scheduler can't wake any more, its jobs are cancelled, its journal is put
 /// aside.
-async fn clear_away(state: &StateDir, spec: &ClusterSpec) -> Result<(), UpError> {
-    down::fence_off(state)?;
+async fn clear_away(state: &StateDir, spec: &ClusterSpec, dead: &Dead) -> Result<(), UpError> {
+    down::fence_off(state, dead)?;
     if let Some(batch) = spec.batch(state) {
         down::sweep(state, &batch).await?;
     }

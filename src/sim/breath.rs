@@ -1,8 +1,8 @@
 //! Whether a serving scheduler may still speak: its beats, its own clock, and what keeps it from both.
 
+use super::Plant;
 use super::faults::Fault;
 use super::world::{Happening, World};
-use super::{Plant, SECOND};
 use crate::state::lease::{BEAT_EVERY, SILENT_AFTER};
 
 impl World {
@@ -47,9 +47,15 @@ impl World {
 
     /// Its own clock says that somebody else may have claimed the cluster.
     pub fn must_be_silent(&self, life: u32) -> bool {
-        let careless = self.config.plant == Some(Plant::SendUnfenced);
         let silent_after = SILENT_AFTER.as_nanos() as u64;
-        !careless && self.servers.get(&life).is_some_and(|s| self.now - s.last_good >= silent_after)
+        let is_late = self.servers.get(&life).is_some_and(|s| self.now - s.last_good >= silent_after);
+        is_late && !self.is_careless(life)
+    }
+
+    /// A planted defect: it was stopped once, and looks at nothing since.
+    pub fn is_careless(&self, life: u32) -> bool {
+        let planted = self.config.plant == Some(Plant::SendUnfenced);
+        planted && self.servers.get(&life).is_some_and(|server| server.was_paused)
     }
 
     pub fn falls_silent(&mut self, life: u32) {
@@ -64,7 +70,7 @@ impl World {
         };
         let span = self.random.span(500, 200_000);
         let Some(server) = self.servers.get_mut(&life) else { return };
-        server.is_paused = true;
+        (server.is_paused, server.was_paused) = (true, true);
         if server.has_pending() {
             self.count_fault(Fault::SchedulerPausedWithActionsPending);
         }
@@ -115,6 +121,3 @@ impl World {
         }
     }
 }
-
-/// How long a worker goes by what it knows before it looks at the contact file again.
-pub(super) const LOOK_EVERY: (u64, u64) = (10 * SECOND, 30 * SECOND);

@@ -7,24 +7,27 @@ use super::disk::Found;
 use super::faults::Fault;
 use super::world::{Happening, World};
 use crate::journal::record::Place;
-use crate::state::lease::{CLAIM_AFTER, LeaseWatch};
+use crate::state::lease::{LeaseWatch, Seen, Sight};
 use std::time::Duration;
 
 /// More at a time prove nothing new.
 const MAX_CLAIMANTS: usize = 3;
 
-pub(super) struct Claimant {
-    stage: Stage,
-    /// It runs where the holder of the lease ran, and can see that it is gone.
+pub(super) struct Claimant(Stage);
+
+/// How one looks whether the holder of the lease lives.
+#[derive(Default)]
+struct Watch {
+    lease: LeaseWatch,
+    first: Option<Seen>,
+    /// The epoch that was the highest when it began.
+    highest: u32,
+    /// It is where the holder of the lease ran, and can see that it is gone.
     is_on_its_host: bool,
 }
 
 enum Stage {
-    /// `highest`: the epoch that was the highest when it began.
-    Watching {
-        watch: LeaseWatch,
-        highest: u32,
-    },
+    Watching(Box<Watch>),
     Claimed {
         epoch: u32,
     },
@@ -74,9 +77,9 @@ impl World {
     fn somebody_claims(&mut self) {
         if self.claimants.len() < MAX_CLAIMANTS {
             self.next_claimant += 1;
-            let stage = Stage::Watching { watch: LeaseWatch::default(), highest: self.folder.highest };
-            let claimant = Claimant { stage, is_on_its_host: self.random.chance(0.5) };
-            self.claimants.insert(self.next_claimant, claimant);
+            let is_on_its_host = self.random.chance(0.5);
+            let watch = Watch { highest: self.folder.highest, is_on_its_host, ..Watch::default() };
+            self.claimants.insert(self.next_claimant, Claimant(Stage::Watching(Box::new(watch))));
             self.claims_soon(self.next_claimant);
         }
     }
@@ -93,16 +96,15 @@ impl World {
 
     /// The claimant takes its next step.
     pub fn claims(&mut self, id: u32) {
-        let Some(claimant) = self.claimants.remove(&id) else { return };
+        let Some(Claimant(stage)) = self.claimants.remove(&id) else { return };
         if self.went_down {
             return;
         }
         if self.strikes(self.faults.claim_trouble / 4.0) {
             return self.count_fault(Fault::ClaimantDied);
         }
-        let is_on_its_host = claimant.is_on_its_host;
-        let next = match claimant.stage {
-            Stage::Watching { watch, highest } => self.watches(watch, highest, is_on_its_host),
+        let next = match stage {
+            Stage::Watching(watch) => self.watches(watch),
             Stage::Claimed { epoch } => self.fells_fences(epoch),
             Stage::Fenced { epoch, began } => match self.disk.find() {
                 Ok(found) => Some(Stage::Read { epoch, began, found: Box::new(found) }),
@@ -120,34 +122,33 @@ impl World {
             }
         };
         if let Some(stage) = next {
-            self.claimants.insert(id, Claimant { stage, is_on_its_host });
+            self.claimants.insert(id, Claimant(stage));
             self.claims_soon(id);
         }
     }
 
     /// Whether the lease may be taken over, by the rules for it.
-    fn watches(&mut self, mut watch: LeaseWatch, highest: u32, is_on_its_host: bool) -> Option<Stage> {
+    fn watches(&mut self, mut watch: Box<Watch>) -> Option<Stage> {
+        let highest = watch.highest;
         if self.folder.highest != highest {
             self.count("claim", "another was first");
             return None;
         }
         if let Some(seen) = self.folder.lease.clone() {
             let now = Duration::from_nanos(self.now);
-            let is_first = watch.observe(&seen, now) == Duration::ZERO;
-            let still = watch.observe(&seen, now);
-            // A late beat of an older epoch says nothing of the one that holds it.
-            let is_of_holder = seen.epoch == highest;
-            let is_gone = is_on_its_host && !self.servers.contains_key(&seen.epoch);
-            let is_over = self.folder.said_over == Some(highest);
-            let at_once = is_of_holder && (seen.released || is_gone || is_over);
-            if !at_once && still < CLAIM_AFTER {
-                if is_first && self.random.chance(0.2) {
+            let is_gone = watch.is_on_its_host && !self.servers.contains_key(&seen.epoch);
+            // The batch system's word is as good as the host's.
+            let is_gone = is_gone || self.folder.said_over == Some(seen.epoch);
+            let sight = Sight { seen, highest: Some(highest), is_gone };
+            if !watch.lease.may_claim(&sight, now) {
+                if watch.first.as_ref().is_some_and(|first| *first != sight.seen) {
                     self.count("claim", "the lease moves");
                     return None;
                 }
-                return Some(Stage::Watching { watch, highest });
+                watch.first.get_or_insert(sight.seen);
+                return Some(Stage::Watching(watch));
             }
-            self.count("claim", if at_once { "at once" } else { "of a lease that stood still" });
+            self.count("claim", if sight.is_over() { "at once" } else { "of a lease that stood still" });
         }
         let epoch = highest + 1;
         if !self.folder.link_epoch(epoch) {

@@ -118,7 +118,7 @@ impl World {
         if self.clients[client].is_done() || self.clients[client].link.is_some() {
             return;
         }
-        match self.open_link(Peer::Client(client)) {
+        match self.open_link(Peer::Client(client), 0) {
             Some(link) => {
                 self.clients[client].link = Some(link);
                 self.client_steps(client);

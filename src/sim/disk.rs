@@ -5,7 +5,7 @@ use super::shelf::{Shelf, epoch_of};
 use crate::graph::{GraphId, TaskId};
 use crate::journal::History;
 use crate::journal::record::Place;
-use crate::protocol::{AllocationId, Execution, RequestId};
+use crate::protocol::{AllocationId, Completion, Execution, RequestId, WorkerId};
 use crate::scheduler::record::{Fate, Record};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -18,6 +18,8 @@ pub struct Disk {
     counted: Counted,
     /// File contents: which task wrote it.
     pub files: BTreeMap<String, u64>,
+    /// What workers left behind.
+    pub outbox: Vec<(WorkerId, Vec<Completion>)>,
 }
 
 /// Records of one epoch, also those that a snapshot stands for by now.

@@ -1,7 +1,6 @@
 //! A worker's shell and its process: it links to whoever is the scheduler, feeds the core, and dies in many ways.
 
 use super::SECOND;
-use super::breath::LOOK_EVERY;
 use super::faults::Fault;
 use super::net::Peer;
 use super::runners::Running;
@@ -9,6 +8,7 @@ use super::truth::End;
 use super::world::{Happening, World};
 use crate::graph::TaskId;
 use crate::protocol::{self, Execution, FromWorker, Outcome, Registration, ToWorker, WorkerId};
+use crate::state::LeaseWatch;
 use crate::worker::core::{Action, Core, Event, WorkerConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -42,12 +42,21 @@ pub(super) struct Host {
     /// Nothing gets through to it or from it.
     pub unreachable_until: u64,
     is_linking: bool,
+    /// The newest epoch that it has heard of.
+    newest: u32,
+    /// The epoch whose scheduler doesn't answer, and its lease as this worker has watched it.
+    watched: (u32, LeaseWatch),
 }
 
 impl Host {
     /// Neither the worker nor anything that it started runs.
     pub fn is_gone(&self) -> bool {
         !self.is_alive && self.runs.is_empty()
+    }
+
+    /// How long ago it sent what a scheduler answered last.
+    pub fn out_of_touch(&self, now: u64) -> Duration {
+        Duration::from_nanos(now.saturating_sub(self.born + self.core.last_answer()))
     }
 
     pub fn address(&self) -> String {
@@ -75,7 +84,11 @@ impl World {
             completions: Vec::new(),
             id: id.clone(),
         };
-        let config = WorkerConfig { registration, death_timeout: Duration::from_secs(120) };
+        let config = WorkerConfig {
+            registration,
+            death_timeout: DEATH_TIMEOUT,
+            idle_timeout: Duration::from_secs(1800),
+        };
         self.hosts.push(Host {
             id,
             job,
@@ -92,10 +105,13 @@ impl World {
             runs: BTreeMap::new(),
             unreachable_until: 0,
             is_linking: false,
+            newest: 0,
+            watched: (0, LeaseWatch::default()),
         });
         self.batch.jobs[job].hosts.push(host);
         self.count("run", "workers started");
         self.host_links_soon(host, 100, 3_000);
+        self.host_looks_again(host);
         self.wind_host(host);
     }
 
@@ -112,11 +128,11 @@ impl World {
             return;
         }
         let reachable = self.hosts[host].unreachable_until <= self.now;
-        match if reachable { self.open_link(Peer::Host(host)) } else { None } {
+        match if reachable { self.open_link(Peer::Host(host), self.hosts[host].newest) } else { None } {
             Some(link) => {
                 self.hosts[host].link = Some(link);
+                self.hosts[host].newest = self.links[&link].life;
                 self.host_takes(host, Incoming::Linked(link));
-                self.host_looks_again(host);
             }
             None => self.host_links_soon(host, 500, 10_000),
         }
@@ -127,15 +143,39 @@ impl World {
         self.after(delay, Happening::HostLooks { host });
     }
 
-    /// The contact file names a later epoch than the one that this worker is linked to: it goes there.
+    /// While its scheduler doesn't answer, it looks at the contact file, the lease and the fence.
     pub fn host_looks(&mut self, host: usize) {
-        let Some(link) = self.hosts[host].link.filter(|_| self.hosts[host].is_alive) else { return };
-        if self.folder.contact() > self.links.get(&link).map(|link| link.life) {
-            self.count("run", "workers that left a superseded scheduler");
-            self.peer_closes(link);
-            return self.host_unlinked(host, link);
+        if !self.hosts[host].is_alive {
+            return;
         }
         self.host_looks_again(host);
+        let h = &self.hosts[host];
+        let is_quiet = h.link.is_none() || h.out_of_touch(self.now) > QUIET_AFTER;
+        let is_reachable = h.unreachable_until <= self.now;
+        let Some(epoch) = h.core.epoch().filter(|_| is_quiet && is_reachable) else { return };
+        if self.proves(host, epoch.0) {
+            let at = self.now - self.hosts[host].born;
+            self.count("run", "looks that found nobody given up");
+            self.host_takes(host, Incoming::Core(Event::NotGivenUp { at }));
+        }
+        let h = &mut self.hosts[host];
+        h.newest = h.newest.max(self.folder.contact().unwrap_or(0));
+        if let Some(link) = h.link.filter(|link| self.links[link].life < h.newest) {
+            self.count("run", "workers that left a superseded scheduler");
+            self.peer_closes(link);
+            self.host_unlinked(host, link);
+        }
+    }
+
+    /// Nobody can act for the cluster: that epoch's scheduler is silent, and its fence stands.
+    fn proves(&mut self, host: usize, epoch: u32) -> bool {
+        let Some(seen) = self.folder.lease.clone() else { return false };
+        let watched = &mut self.hosts[host].watched;
+        if watched.0 != epoch {
+            *watched = (epoch, LeaseWatch::default());
+        }
+        let still = watched.1.observe(&seen, Duration::from_nanos(self.now)) >= STILL;
+        seen.epoch == epoch && (still || seen.released) && self.folder.stands(epoch)
     }
 
     pub fn host_hears(&mut self, host: usize, link: u64, frame: &[u8]) {
@@ -238,6 +278,10 @@ impl World {
                     for output in outputs {
                         self.disk.files.remove(&output.temporary);
                     }
+                }
+                Action::LeaveBehind(completions) => {
+                    let id = self.hosts[host].id.clone();
+                    self.disk.outbox.push((id, completions));
                 }
                 Action::Exit { reason } => exit = Some(reason),
             }
@@ -396,5 +440,12 @@ impl World {
     }
 }
 
+pub(super) const DEATH_TIMEOUT: Duration = Duration::from_secs(120);
+/// Without an answer for so long, a worker looks at the state directory.
+const QUIET_AFTER: Duration = Duration::from_secs(30);
+/// A lease that has stood still for so long is of a scheduler that is silent.
+const STILL: Duration = Duration::from_secs(20);
+/// Between two looks.
+const LOOK_EVERY: (u64, u64) = (10 * SECOND, 30 * SECOND);
 /// Grace of the end of a run that was killed.
 pub(super) const KILL_GRACE_MS: (u64, u64) = (1, 5 * SECOND / 1_000_000);

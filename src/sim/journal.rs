@@ -113,18 +113,13 @@ impl World {
         let Some(server) = self.servers.get_mut(&life) else { return };
         server.journal.syncing = false;
         let durable = server.journal.durable;
-        match self.config.plant {
-            Some(Plant::SendUnfenced) => {}
-            Some(Plant::AnswerUnfenced) if !stands => {
-                server.letters.release_to_clients(durable);
-                self.flush_server(life);
-                return self.server_dies(life);
-            }
-            _ if !stands => {
-                self.count("run", "schedulers that found themselves superseded");
-                return self.server_dies(life);
-            }
-            _ => {}
+        if !stands && self.config.plant == Some(Plant::AnswerUnfenced) {
+            server.letters.release_to_clients(durable);
+            self.flush_server(life);
+        }
+        if !stands && !self.is_careless(life) {
+            self.count("run", "schedulers that found themselves superseded");
+            return self.server_dies(life);
         }
         self.server_takes(life, None, Event::Durable(JournalSeq(durable)));
         self.sync(life);

@@ -39,14 +39,19 @@ impl fmt::Display for Peer {
 }
 
 impl World {
-    /// A new link to the scheduler that the contact file names, if it is there. What is stopped shakes no hands.
-    pub fn open_link(&mut self, peer: Peer) -> Option<u64> {
+    /// A new link to the scheduler that the contact file names, if it is there and not of an epoch before `newest`.
+    /// What is stopped shakes no hands.
+    pub fn open_link(&mut self, peer: Peer, newest: u32) -> Option<u64> {
         let is_stale = self.strikes(self.faults.stale_contact);
         let stale = self.folder.stale_contact().filter(|life| is_stale && self.servers.contains_key(life));
         if stale.is_some() {
             self.count_fault(Fault::ContactStale);
         }
         let life = stale.or(self.folder.contact())?;
+        if life < newest {
+            self.count("network", "contact files of an epoch that is over");
+            return None;
+        }
         if self.servers.get(&life)?.is_paused {
             self.count("network", "schedulers that shook no hands");
             return None;

@@ -41,6 +41,7 @@ pub(super) struct Server {
     pub hangs_until: u64,
     /// It is stopped, and wakes up where it was.
     pub is_paused: bool,
+    pub was_paused: bool,
     /// What its threads do when it wakes up.
     pub asleep: Vec<Happening>,
 }
@@ -102,9 +103,13 @@ impl World {
             last_good: began,
             hangs_until: 0,
             is_paused: false,
+            was_paused: false,
             asleep: Vec::new(),
         };
         self.servers.insert(life, server);
+        for (worker, completions) in self.disk.outbox.clone() {
+            self.server_takes(life, None, Event::LeftBehind { worker, completions });
+        }
         self.after(0, Happening::ServerTicks { life });
         self.after(SECOND, Happening::Polls { life });
         self.after(0, Happening::Beats { life });
@@ -177,7 +182,7 @@ impl World {
 
     /// A supervisor connects, and tells that its worker is dead. Without a scheduler it tries again.
     pub fn death_told(&mut self, id: WorkerId, tries: u32) {
-        if let Some(link) = self.open_link(Peer::Supervisor) {
+        if let Some(link) = self.open_link(Peer::Supervisor, 0) {
             if let Ok(frame) = protocol::encode(&[FromWorker::Dead { id, verdict: "killed".into() }]) {
                 self.send_up(link, frame);
             }

@@ -67,14 +67,34 @@ pub fn highest(dir: &Path) -> Result<Option<u32>, StateError> {
     Ok(highest)
 }
 
-/// Claims the next epoch and fences all earlier ones. Only after this may the journal of earlier epochs be read.
-/// `note` is kept in the epoch's file for people: host, pid, time.
+/// Claims the epoch after `seen`, which was the highest before its holder was found to be over, and fences all earlier
+/// ones: whoever claimed it meanwhile has it. Only after this may the journal of earlier epochs be read. `note` is
+/// kept in the epoch's file for people: host, pid, time.
 ///
 /// # Errors
 /// [`StateError::LostClaim`] if somebody else claimed it first, [`StateError::Superseded`] if a later epoch was
 /// claimed meanwhile, or an IO error; in each case nothing may be done in the cluster's name.
-pub fn claim(dir: &Path, note: &str) -> Result<Epoch, StateError> {
-    claim_after(dir, highest(dir)?, note)
+pub fn claim(dir: &Path, seen: Option<u32>, note: &str) -> Result<Epoch, StateError> {
+    let number = seen.map_or(1, |seen| seen.saturating_add(1));
+    if number > MAX_EPOCH {
+        let path = dir.join(format!("epoch.{}", number - 1));
+        return Err(StateError::Malformed { path, reason: "no epoch can follow it".to_owned() });
+    }
+    if !create_exclusive(&dir.join(format!("epoch.{number}")), note.as_bytes())? {
+        return Err(StateError::LostClaim { epoch: number });
+    }
+    let fence = raise_fence(dir, number)?;
+    for lower in 1..number {
+        fell_fence(dir, lower)?;
+    }
+    sync_dir(dir)?;
+    match highest(dir)? {
+        Some(later) if later > number => {
+            return Err(StateError::Superseded { mine: number, by: Some(later) });
+        }
+        _ => fence.check()?,
+    }
+    Ok(Epoch { number, fence })
 }
 
 /// Looks at the fence of an epoch, opening it anew so that no attribute cache answers.
@@ -123,30 +143,6 @@ impl Fence {
         let file = self.file.try_clone().map_err(|error| StateError::io("open", &self.path, error))?;
         Ok(Self { epoch: self.epoch, path: self.path.clone(), file })
     }
-}
-
-/// Claims the epoch after the one that was seen as the highest, which may be stale.
-fn claim_after(dir: &Path, seen: Option<u32>, note: &str) -> Result<Epoch, StateError> {
-    let number = seen.map_or(1, |seen| seen.saturating_add(1));
-    if number > MAX_EPOCH {
-        let path = dir.join(format!("epoch.{}", number - 1));
-        return Err(StateError::Malformed { path, reason: "no epoch can follow it".to_owned() });
-    }
-    if !create_exclusive(&dir.join(format!("epoch.{number}")), note.as_bytes())? {
-        return Err(StateError::LostClaim { epoch: number });
-    }
-    let fence = raise_fence(dir, number)?;
-    for lower in 1..number {
-        fell_fence(dir, lower)?;
-    }
-    sync_dir(dir)?;
-    match highest(dir)? {
-        Some(later) if later > number => {
-            return Err(StateError::Superseded { mine: number, by: Some(later) });
-        }
-        _ => fence.check()?,
-    }
-    Ok(Epoch { number, fence })
 }
 
 /// Creates our fence. If it is there already, a later claimant has put it there, fallen.
@@ -207,17 +203,21 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::{Barrier, Mutex};
 
+    fn claim_next(dir: &Path, note: &str) -> Result<Epoch, StateError> {
+        claim(dir, highest(dir)?, note)
+    }
+
     #[test]
     fn each_claim_fells_the_fences_before_it() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(highest(dir.path()).unwrap(), None);
-        let first = claim(dir.path(), "login1").unwrap();
+        let first = claim_next(dir.path(), "login1").unwrap();
         assert_eq!(first.number, 1);
         first.fence.check().unwrap();
         assert_eq!(look(dir.path(), 1).unwrap(), FenceState::Standing);
         assert_eq!(look(dir.path(), 2).unwrap(), FenceState::Missing);
 
-        let second = claim(dir.path(), "login2").unwrap();
+        let second = claim_next(dir.path(), "login2").unwrap();
         assert_eq!(second.number, 2);
         let over = first.fence.check().unwrap_err();
         assert!(over.is_superseded(), "{over}");
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(look(dir.path(), 1).unwrap(), FenceState::Fallen);
 
         drop((first, second));
-        assert_eq!(claim(dir.path(), "login1").unwrap().number, 3);
+        assert_eq!(claim_next(dir.path(), "login1").unwrap().number, 3);
         assert_eq!(std::fs::read_to_string(dir.path().join("epoch.2")).unwrap(), "login2");
     }
 
@@ -234,7 +234,7 @@ mod tests {
     fn a_claimant_that_died_before_its_fence_can_never_raise_it_afterwards() {
         let dir = tempfile::tempdir().unwrap();
         assert!(create_exclusive(&dir.path().join("epoch.1"), b"stopped here").unwrap());
-        let next = claim(dir.path(), "").unwrap();
+        let next = claim_next(dir.path(), "").unwrap();
         assert_eq!(next.number, 2);
         // The stopped claimant wakes up and goes on where it was.
         assert!(raise_fence(dir.path(), 1).unwrap_err().is_superseded());
@@ -245,8 +245,8 @@ mod tests {
     fn a_stale_listing_claims_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let stale = highest(dir.path()).unwrap();
-        let holder = claim(dir.path(), "").unwrap();
-        let error = claim_after(dir.path(), stale, "").unwrap_err();
+        let holder = claim_next(dir.path(), "").unwrap();
+        let error = claim(dir.path(), stale, "").unwrap_err();
         assert!(matches!(error, StateError::LostClaim { epoch: 1 }), "{error}");
         holder.fence.check().unwrap();
     }
@@ -256,7 +256,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("c");
         std::fs::create_dir(&folder).unwrap();
-        let epoch = claim(&folder, "").unwrap();
+        let epoch = claim_next(&folder, "").unwrap();
         std::fs::remove_dir_all(&folder).unwrap();
         assert!(epoch.fence.check().unwrap_err().is_superseded());
     }
@@ -271,7 +271,7 @@ mod tests {
                     scope.spawn(|| {
                         start.wait();
                         for _ in 0..3 {
-                            match claim(dir.path(), "") {
+                            match claim_next(dir.path(), "") {
                                 Ok(epoch) => {
                                     let before = won.lock().unwrap().insert(epoch.number, epoch.fence);
                                     assert!(before.is_none(), "an epoch had two winners");
@@ -300,7 +300,7 @@ mod tests {
         const VARIABLE: &str = "JOBQ_TEST_CLAIM_IN";
         if let Some(dir) = std::env::var_os(VARIABLE) {
             for _ in 0..10 {
-                match claim(Path::new(&dir), "") {
+                match claim_next(Path::new(&dir), "") {
                     Ok(epoch) => println!("won {}", epoch.number),
                     Err(error) => assert!(error.is_superseded(), "{error}"),
                 }
@@ -349,6 +349,6 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(format!("epoch.{}", u32::MAX)), "").unwrap();
-        assert!(matches!(claim(dir.path(), ""), Err(StateError::Malformed { .. })));
+        assert!(matches!(claim_next(dir.path(), ""), Err(StateError::Malformed { .. })));
     }
 }

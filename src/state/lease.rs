@@ -7,8 +7,8 @@
 //! The file is one block of fixed length, so that overwriting it never changes its size, with a checksum that tells
 //! a look in the middle of a write.
 
-use super::StateError;
 use super::files::{MAX_SMALL_FILE_BYTES, PRIVATE_FILE};
+use super::{StateError, epoch};
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -166,6 +166,36 @@ impl Lease {
     }
 }
 
+/// What a claimant sees of whoever holds a cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sight {
+    pub seen: Seen,
+    /// The highest epoch, listed before the lease was looked at: the one that a claim must follow.
+    pub highest: Option<u32>,
+    /// The lease's holder is known to be gone.
+    pub is_gone: bool,
+}
+
+impl Sight {
+    /// Whether nobody needs to wait: the holder gave up, or is gone. Only the last epoch's own word counts: a beat or a
+    /// release of an older one may land late, over the lease of its successor.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        Some(self.seen.epoch) >= self.highest && (self.seen.released || self.is_gone)
+    }
+}
+
+/// Looks at who holds a cluster; `None` if nobody ever took its lease.
+///
+/// # Errors
+/// The folder or the lease can't be read, or is damaged.
+pub fn sight(dir: &Path) -> Result<Option<Sight>, StateError> {
+    let highest = epoch::highest(dir)?;
+    let Some(seen) = look(dir)? else { return Ok(None) };
+    let is_gone = seen.holder_is_gone();
+    Ok(Some(Sight { seen, highest, is_gone }))
+}
+
 /// Looks at the lease, opening it anew; `None` if nobody ever took it.
 ///
 /// # Errors
@@ -256,10 +286,10 @@ impl LeaseWatch {
         still.then_some(Standstill { epoch: seen.epoch, counter: seen.counter })
     }
 
-    /// Whether a claim is allowed after such a look: released, gone from this host, or still for [`CLAIM_AFTER`].
-    pub fn may_claim(&mut self, seen: &Seen, now: Duration) -> bool {
-        let still = self.standstill(seen, now).is_some();
-        seen.released || seen.holder_is_gone() || still
+    /// Whether a claim is allowed after such a look: nobody needs to wait, or nothing moved for [`CLAIM_AFTER`].
+    pub fn may_claim(&mut self, sight: &Sight, now: Duration) -> bool {
+        let still = self.standstill(&sight.seen, now).is_some();
+        sight.is_over() || still
     }
 }
 
@@ -417,16 +447,43 @@ mod tests {
 
     #[test]
     fn a_lease_must_stand_still_for_thirty_seconds_of_the_lookers_clock() {
-        let mut seen = Seen { epoch: 1, counter: 1, released: false, holder: holder() };
+        let mut sight = sighted();
         let (mut watch, at) = (LeaseWatch::default(), Duration::from_secs);
-        assert!(!watch.may_claim(&seen, at(100)));
-        assert!(!watch.may_claim(&seen, at(129)));
-        seen.counter = 2;
-        assert!(!watch.may_claim(&seen, at(130)), "it moved");
-        assert!(!watch.may_claim(&seen, at(159)));
-        assert!(watch.may_claim(&seen, at(160)));
-        seen.released = true;
-        assert!(watch.may_claim(&seen, at(161)), "nobody waits for a released lease");
+        assert!(!watch.may_claim(&sight, at(100)));
+        assert!(!watch.may_claim(&sight, at(129)));
+        sight.seen.counter = 2;
+        assert!(!watch.may_claim(&sight, at(130)), "it moved");
+        assert!(!watch.may_claim(&sight, at(159)));
+        assert!(watch.may_claim(&sight, at(160)));
+        sight.seen.released = true;
+        assert!(watch.may_claim(&sight, at(161)), "nobody waits for a released lease");
+    }
+
+    fn sighted() -> Sight {
+        let seen = Seen { epoch: 1, counter: 1, released: false, holder: holder() };
+        Sight { seen, highest: Some(1), is_gone: false }
+    }
+
+    #[test]
+    fn a_late_word_of_an_older_epoch_says_nothing_of_its_successor() {
+        let (dir, at) = (tempfile::tempdir().unwrap(), Duration::from_secs);
+        for (released, is_gone) in [(true, false), (false, true)] {
+            let mut sight = Sight { is_gone, ..sighted() };
+            sight.seen.released = released;
+            assert!(sight.is_over() && LeaseWatch::default().may_claim(&sight, at(0)));
+            sight.highest = Some(2);
+            let mut watch = LeaseWatch::default();
+            assert!(!sight.is_over() && !watch.may_claim(&sight, at(0)));
+            assert!(watch.may_claim(&sight, at(30)), "unless that stands still as well");
+        }
+        let first = epoch::claim(dir.path(), None, "").unwrap();
+        let lease = Lease::take(dir.path(), first.number).unwrap();
+        let second = epoch::claim(dir.path(), Some(1), "").unwrap();
+        let _held = Lease::take(dir.path(), second.number).unwrap();
+        // Stopped between its fence check and its write, and continued now.
+        lease.release().unwrap();
+        let sight = sight(dir.path()).unwrap().unwrap();
+        assert!(sight.seen.released && !sight.is_over(), "{sight:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! `dir` knows the layout and writes atomically, `identity` holds the cluster's keys, `epoch` decides by `link(2)`
 //! who may act, `lease` says whether the holder still breathes,
 //! `launch` lets one at a time start a scheduler, and `intent` remembers every submit before it is
-//! made. Nothing here locks: file locks fail on NFS and Lustre in ways that can't be seen.
+//! made, and `outbox` has what workers leave behind. Nothing here locks: file locks fail on NFS and Lustre in ways that can't be seen.
 
 pub mod dir;
 pub mod epoch;
@@ -12,6 +12,7 @@ pub mod identity;
 pub mod intent;
 pub mod launch;
 pub mod lease;
+pub mod outbox;
 
 pub use dir::{ClusterFile, Contact, StateDir};
 pub use epoch::{Epoch, Fence, FenceState};

@@ -97,8 +97,7 @@ fn trouble(report: &StatusReport) -> Finding {
 
 /// No answer: whether its process is known to be gone decides what to do.
 fn dead(state: &StateDir, contact: &Contact, error: CliError) -> Finding {
-    let seen = lease::look(state.path()).ok().flatten();
-    let gone = seen.is_none_or(|seen| seen.released || seen.holder_is_gone());
+    let gone = lease::sight(state.path()).ok().flatten().is_none_or(|sight| sight.is_over());
     let process = format!("process {} on {}", contact.pid, contact.host);
     if gone {
         let found = format!("the scheduler of cluster {} ({process}) is dead", state.name());

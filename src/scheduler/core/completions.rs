@@ -6,7 +6,7 @@ use super::task::TaskState;
 use crate::graph::TaskId;
 use crate::protocol::{
     Completion, ErrorKind, Execution, Holding, MissingInput, Outcome, PendingOutput, PlaceOutcome,
-    StoredValue, TaskError, WorkerIndex,
+    StoredValue, TaskError, WorkerId, WorkerIndex,
 };
 use crate::scheduler::record::Fate;
 
@@ -72,6 +72,9 @@ impl Core {
                 self.learn_duration(task, micros);
                 self.accept_outputs(worker, execution, outputs, result, nanos);
             }
+            Outcome::Erred { error, .. } if error.kind == ErrorKind::OutcomeUnknown => {
+                self.fail_for_good(task, error);
+            }
             Outcome::Erred { error, result } => self.retry_or_fail(task, error, result),
             Outcome::InputsMissing(missing) => self.on_inputs_missing(worker, execution, &missing),
             Outcome::Cancelled => {
@@ -79,8 +82,18 @@ impl Core {
                 self.workers.set_leaving(worker);
                 self.run_again(task);
             }
+            Outcome::Stopped => self.run_again(task),
         }
         self.outbox.acknowledge(worker, execution);
+    }
+
+    /// A worker that is gone for good has finished these, and no scheduler had taken them.
+    pub(super) fn on_left_behind(&mut self, worker: WorkerId, completions: Vec<Completion>) {
+        let index = self.former_worker(worker);
+        for completion in completions {
+            self.on_completion(index, completion);
+        }
+        self.reassign_outputs(index);
     }
 
     fn store_result(&mut self, task: TaskId, result: Box<StoredValue>) {

@@ -18,11 +18,14 @@ pub(super) async fn claim(
     note: &str,
     stood_still: Option<Standstill>,
 ) -> anyhow::Result<Option<Epoch>> {
-    if let Some(holder) = living_holder(state, stood_still).await? {
-        info!("the scheduler of epoch {} lives on {}: nothing to do", holder.epoch, holder.holder.host);
-        return Ok(None);
-    }
-    match epoch::claim(state.path(), note) {
+    let highest = match judge_holder(state, stood_still).await? {
+        Judged::Over { highest } => highest,
+        Judged::Lives(holder) => {
+            info!("the scheduler of epoch {} lives on {}: nothing to do", holder.epoch, holder.holder.host);
+            return Ok(None);
+        }
+    };
+    match epoch::claim(state.path(), highest, note) {
         Ok(epoch) => Ok(Some(epoch)),
         Err(error) if error.is_superseded() => {
             info!("another scheduler was faster: {error}");
@@ -32,22 +35,33 @@ pub(super) async fn claim(
     }
 }
 
+enum Judged {
+    /// Nobody acts for the cluster any more, of this epoch and those before it.
+    Over {
+        highest: Option<u32>,
+    },
+    Lives(Seen),
+}
+
 /// Watches the lease until it is clear whether its holder lives.
-async fn living_holder(state: &StateDir, stood_still: Option<Standstill>) -> anyhow::Result<Option<Seen>> {
+async fn judge_holder(state: &StateDir, stood_still: Option<Standstill>) -> anyhow::Result<Judged> {
     let (started, mut watch) = (Instant::now(), LeaseWatch::default());
     let mut first: Option<Seen> = None;
     loop {
-        let Some(seen) = lease::look(state.path())? else { return Ok(None) };
-        if watch.may_claim(&seen, started.elapsed()) || stood_still.is_some_and(|still| still.is(&seen)) {
-            return Ok(None);
+        let highest = epoch::highest(state.path())?;
+        let Some(sight) = lease::sight(state.path())? else { return Ok(Judged::Over { highest }) };
+        let stands = stood_still.is_some_and(|still| still.is(&sight.seen));
+        if watch.may_claim(&sight, started.elapsed()) || stands {
+            return Ok(Judged::Over { highest: sight.highest });
         }
+        let seen = sight.seen;
         match &first {
             None => {
                 let seconds = lease::CLAIM_AFTER.as_secs();
                 info!("watching for {seconds} s whether the scheduler of epoch {} lives", seen.epoch);
                 first = Some(seen);
             }
-            Some(before) if *before != seen => return Ok(Some(seen)),
+            Some(before) if *before != seen => return Ok(Judged::Lives(seen)),
             Some(_) => {}
         }
         tokio::time::sleep(LOOK).await;

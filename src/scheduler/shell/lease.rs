@@ -2,8 +2,9 @@
 
 use super::Incoming;
 use crate::state::lease::{BEAT_EVERY, Lease, SILENT_AFTER};
-use crate::state::{Fence, StateDir};
+use crate::state::{Contact, Fence, StateDir};
 use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 use tokio::sync::mpsc;
 use tracing::error;
@@ -12,6 +13,28 @@ use tracing::error;
 pub(super) struct LeaseKeeper {
     stop: std::sync::mpsc::Sender<()>,
     thread: std::thread::JoinHandle<()>,
+    pulse: Pulse,
+    contact: Arc<OnceLock<Contact>>,
+}
+
+/// When the last beat that was completed began: a write may hang for long, and a process may be stopped. Whoever is
+/// about to have an effect asks it.
+#[derive(Clone)]
+pub(super) struct Pulse(Arc<Mutex<Instant>>);
+
+impl Pulse {
+    fn new() -> Pulse {
+        Pulse(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    fn set(&self, at: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    /// Whether this scheduler must fall silent, since another one may take its lease for abandoned.
+    pub fn has_stopped(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= SILENT_AFTER
+    }
 }
 
 impl LeaseKeeper {
@@ -20,15 +43,28 @@ impl LeaseKeeper {
         fence: &Fence,
         events: &mpsc::Sender<Incoming>,
     ) -> anyhow::Result<LeaseKeeper> {
+        let pulse = Pulse::new();
         let mut lease = Lease::take(state.path(), fence.epoch())?;
-        let (fence, events) = (fence.try_clone()?, events.clone());
+        let (fence, events, beats) = (fence.try_clone()?, events.clone(), pulse.clone());
+        let contact: Arc<OnceLock<Contact>> = Arc::default();
+        let (state, told) = (state.clone(), contact.clone());
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let beat = move || {
-            let mut last_good = Instant::now();
             while stopped.recv_timeout(BEAT_EVERY) == Err(RecvTimeoutError::Timeout) {
+                let began = Instant::now();
                 match fence.check().and_then(|()| lease.beat()) {
-                    Ok(()) => last_good = Instant::now(),
-                    Err(error) if error.is_superseded() || last_good.elapsed() >= SILENT_AFTER => {
+                    // A pulse that has stopped never comes back: only a new claim can tell what happened meanwhile.
+                    Ok(()) if beats.has_stopped() => {
+                        let reason =
+                            "it stood still for too long, and another one may have taken over".into();
+                        let _ = events.blocking_send(Incoming::Fatal(reason));
+                        return;
+                    }
+                    Ok(()) => {
+                        beats.set(began);
+                        put_right(&state, told.get());
+                    }
+                    Err(error) if error.is_superseded() || beats.has_stopped() => {
                         let _ = events.blocking_send(Incoming::Fatal(error.to_string()));
                         return;
                     }
@@ -41,12 +77,38 @@ impl LeaseKeeper {
             }
         };
         let thread = std::thread::Builder::new().name("lease".into()).spawn(beat)?;
-        Ok(LeaseKeeper { stop, thread })
+        Ok(LeaseKeeper { stop, thread, pulse, contact })
+    }
+
+    /// Where the scheduler has told that it is, from now on kept so.
+    pub fn contact(&self) -> Arc<OnceLock<Contact>> {
+        self.contact.clone()
+    }
+
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Gives the lease up, so that a successor needn't wait.
     pub fn release(self) {
         drop(self.stop);
-        let _ = self.thread.join();
+        // A beat that hangs must not keep a process that has nothing more to do.
+        if !self.pulse.has_stopped() {
+            let _ = self.thread.join();
+        }
+    }
+}
+
+/// One that claimed before, and was stopped before it told where it is, may tell it over ours when it goes on.
+fn put_right(state: &StateDir, ours: Option<&Contact>) {
+    let Some(ours) = ours else { return };
+    let written = match state.read_contact() {
+        // None at all: the cluster goes down, or somebody else ended it.
+        Ok(Some(found)) if found.epoch < ours.epoch => state.write_contact(ours),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = written {
+        error!("the contact file: {error}");
     }
 }

@@ -16,13 +16,14 @@ use super::record::Record;
 use super::spec::ClusterSpec;
 use crate::journal::Journal;
 use crate::net::Frame;
-use crate::protocol::{self, FromClient, FromWorker, Request};
-use crate::state::lease::Standstill;
+use crate::protocol::{self, FromClient, FromWorker, LeftBehind, Request};
+use crate::state::lease::{SILENT_AFTER, Standstill};
 use crate::state::{ClusterFile, Fence, Role, StateDir};
 use anyhow::{Context as _, bail};
 use launcher::{Command, Launcher};
-use lease::LeaseKeeper;
+use lease::{LeaseKeeper, Pulse};
 use links::Peers;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -75,7 +76,7 @@ pub async fn serve(state: StateDir, stood_still: Option<Standstill>) -> anyhow::
     info!("epoch {} of cluster {} ({note})", epoch.number, state.name());
     let (events, incoming) = mpsc::channel(EVENT_QUEUE);
     let lease = LeaseKeeper::start(&state, &epoch.fence, &events)?;
-    let ended = hold(&state, &file, &epoch.fence, clock, events, incoming).await;
+    let ended = hold(&state, &file, &epoch.fence, clock, &lease, events, incoming).await;
     lease.release();
     ended
 }
@@ -86,6 +87,7 @@ async fn hold(
     file: &ClusterFile,
     fence: &Fence,
     clock: Clock,
+    lease: &LeaseKeeper,
     events: mpsc::Sender<Incoming>,
     incoming: mpsc::Receiver<Incoming>,
 ) -> anyhow::Result<()> {
@@ -95,11 +97,14 @@ async fn hold(
     let config = ground::core_config(&spec, epoch, launcher.last_allocation() + 1);
     let (core, journal) = resume(state, Replay::new(config, clock.now()), fence, &clock, &events)?;
     let inherited = launcher.inherit(&core.allocations_to_ask_about());
+    let left = past::left_behind(state, &file.life)?;
     let transport = ground::transport(state, &spec, Role::Scheduler)?;
     let listener = ground::listen(&spec.settings)?;
     let own_fence = fence.try_clone()?;
     // Nothing that can fail comes after this: who sees the contact finds a scheduler.
-    state.write_contact(&ground::contact(state, &listener, epoch, file)?)?;
+    let contact = ground::contact(state, &listener, epoch, file)?;
+    state.write_contact(&contact)?;
+    let _ = lease.contact().set(contact);
     info!("listening {} ms after the claim", clock.now().0 / 1_000_000);
     let (commands, launched) = mpsc::unbounded_channel();
     tokio::spawn(launcher.run(launched));
@@ -108,18 +113,20 @@ async fn hold(
     let mut shell = Shell {
         core,
         clock,
+        pulse: lease.pulse(),
         peers,
         journal,
         fence: own_fence,
         commands,
         waiting: Vec::new(),
+        spent: Vec::new(),
         owned: spec.owned,
         exit: None,
         broken: None,
     };
-    shell.start(inherited);
+    shell.start(inherited, left);
     let ended = shell.run(incoming).await;
-    let is_ours = state.read_contact()?.is_some_and(|contact| contact.epoch == epoch);
+    let is_ours = state.read_contact()?.is_some_and(|contact| contact.epoch <= epoch);
     if shell.exit.is_some() && is_ours {
         state.remove_contact()?;
     }
@@ -183,12 +190,15 @@ impl Clock {
 struct Shell {
     core: Core,
     clock: Clock,
+    pulse: Pulse,
     peers: Peers,
     journal: Journal,
     fence: Fence,
     commands: mpsc::UnboundedSender<Command>,
     /// Submits whose intent isn't durable yet.
     waiting: Vec<(JournalSeq, protocol::AllocationId)>,
+    /// Files to remove once these records are durable.
+    spent: Vec<(JournalSeq, PathBuf)>,
     /// To be asked to end is the cluster's end.
     owned: bool,
     /// Set when the cluster is over, with the reason.
@@ -198,13 +208,32 @@ struct Shell {
 }
 
 impl Shell {
-    /// `inherited`: what is known of older epochs' jobs.
-    fn start(&mut self, inherited: Option<Event>) {
+    /// `inherited`: what is known of older epochs' jobs; `left`: what their workers left behind.
+    fn start(&mut self, inherited: Option<Event>, left: Vec<(PathBuf, LeftBehind)>) {
         let mut actions = Vec::new();
         if let Some(event) = inherited {
             self.core.handle(self.clock.now(), event, &mut actions);
         }
+        let mut files = Vec::new();
+        for (path, LeftBehind { worker, completions, .. }) in left {
+            info!("{} results that {worker} left behind are taken", completions.len());
+            let event = Event::LeftBehind { worker, completions };
+            self.core.handle(self.clock.now(), event, &mut actions);
+            files.push(path);
+        }
         self.settle(actions);
+        let last = JournalSeq(self.journal.next_seq().saturating_sub(1));
+        self.spent.extend(files.into_iter().map(|path| (last, path)));
+        self.remove_spent(self.peers.durable_so_far());
+    }
+
+    /// What was left behind is in the journal now.
+    fn remove_spent(&mut self, durable: JournalSeq) {
+        for (_, path) in self.spent.extract_if(.., |(after, _)| *after <= durable) {
+            if let Err(error) = std::fs::remove_file(&path) {
+                error!("{}: {error}", path.display());
+            }
+        }
     }
 
     async fn run(&mut self, mut incoming: mpsc::Receiver<Incoming>) -> anyhow::Result<()> {
@@ -247,7 +276,7 @@ impl Shell {
                 return Ok(());
             }
             if let Some(reason) = self.broken.take() {
-                bail!("the journal can't go on: {reason}");
+                bail!("this scheduler must stop: {reason}");
             }
         }
     }
@@ -284,6 +313,7 @@ impl Shell {
 
     fn on_durable(&mut self, seq: JournalSeq) {
         self.peers.durable(seq);
+        self.remove_spent(seq);
         let (ready, waiting) = self.waiting.drain(..).partition(|(after, _)| *after <= seq);
         self.waiting = waiting;
         let ready: Vec<(JournalSeq, protocol::AllocationId)> = ready;
@@ -317,6 +347,11 @@ impl Shell {
     }
 
     fn flush(&mut self) {
+        if self.pulse.has_stopped() {
+            let seconds = SILENT_AFTER.as_secs();
+            self.broken.get_or_insert(format!("its lease could not be renewed for {seconds} s"));
+            return;
+        }
         for peer in self.peers.flush() {
             // Its reader or writer notices that the other half is gone, and reports it lost.
             error!("link {} takes nothing any more and is closed", peer.0);
@@ -349,11 +384,14 @@ impl Shell {
     fn persist(&mut self, seq: JournalSeq, record: &Record) {
         if let Err(reason) = past::append(&mut self.journal, seq, record) {
             error!("{reason}");
-            self.broken.get_or_insert(reason);
+            self.broken.get_or_insert(format!("the journal can't go on: {reason}"));
         }
     }
 
-    fn command(&self, command: Command) {
+    fn command(&mut self, command: Command) {
+        if self.pulse.has_stopped() {
+            return;
+        }
         // The launcher lives as long as this loop.
         let _ = self.commands.send(command);
     }
