@@ -5,7 +5,7 @@ use super::Plant;
 use super::disk::Found;
 use super::world::{Happening, World};
 use crate::journal::record::Place;
-use crate::protocol::Execution;
+use crate::protocol::{ErrorKind, Execution};
 use crate::scheduler::core::{Core, CoreConfig};
 use crate::scheduler::event::{JournalSeq, Time};
 use crate::scheduler::record::Record;
@@ -161,6 +161,9 @@ impl Promised {
                     image.nbytes.clear();
                     image.micros.clear();
                     image.used.clear();
+                    // Of several inputs that failed, a consequence may name another one.
+                    let derived = image.errors.iter_mut().filter(|(_, e)| e.kind == ErrorKind::Dependency);
+                    derived.for_each(|(_, error)| error.message.clear());
                 }
                 // The order of what was settled again after a loss isn't journalled.
                 Record::Base(base) => base.history.sort_unstable(),

@@ -177,6 +177,8 @@ impl Core {
         for index in first..first + tasks {
             self.introduce_task(TaskId { graph: id, index });
         }
+        // Too many may have failed before this part came: then nothing of it sets out, or needs values again.
+        self.enforce_max_failures(id);
         for index in first..first + tasks {
             self.set_out(TaskId { graph: id, index });
         }
@@ -185,8 +187,6 @@ impl Core {
         if let Answered::Graph { parts, .. } = answered {
             parts.push((first, tasks));
         }
-        // Too many may have failed before this part came.
-        self.enforce_max_failures(id);
         self.on_graph_progress(id);
         Reply::Submitted { graph: id, first, tasks }
     }

@@ -221,19 +221,23 @@ impl Core {
 
     /// Cancels one unsettled task, and fails what depends on it.
     pub(super) fn cancel(&mut self, task: TaskId) -> bool {
-        // Accepted outputs are on their way to their place for good.
-        let open = |state: TaskState| !state.is_settled() && !matches!(state, TaskState::Accepted { .. });
-        if !self.state(task).is_some_and(open) {
-            return false;
+        let open = self.can_be_cancelled(task);
+        if open {
+            self.give_up(task, TaskState::Cancelled, None);
+            self.give_up_dependents_of_cancelled(task);
         }
-        let name = self.display_name(task);
-        self.give_up(task, TaskState::Cancelled, None);
-        let consequence = TaskError {
-            kind: ErrorKind::Dependency,
-            message: format!("{name}, which it depends on, was cancelled"),
-        };
-        self.give_up_dependents(task, &consequence);
-        true
+        open
+    }
+
+    /// Accepted outputs are on their way to their place for good.
+    fn can_be_cancelled(&self, task: TaskId) -> bool {
+        let open = |state: TaskState| !state.is_settled() && !matches!(state, TaskState::Accepted { .. });
+        self.state(task).is_some_and(open)
+    }
+
+    fn give_up_dependents_of_cancelled(&mut self, task: TaskId) {
+        let message = format!("{}, which it depends on, was cancelled", self.display_name(task));
+        self.give_up_dependents(task, &TaskError { kind: ErrorKind::Dependency, message });
     }
 
     fn give_up_dependents(&mut self, task: TaskId, error: &TaskError) {
@@ -272,16 +276,19 @@ impl Core {
         if state.options.max_failures.is_none_or(|max| state.failures <= max) {
             return;
         }
-        for index in 0..state.tasks.len() as u32 {
-            let task = TaskId { graph, index };
+        let tasks = (0..state.tasks.len() as u32).map(|index| TaskId { graph, index });
+        let open: Vec<TaskId> = tasks.filter(|task| self.can_be_cancelled(*task)).collect();
+        // All at once: which of them waited for which doesn't matter, since a restart may see that otherwise.
+        for task in &open {
+            self.give_up(*task, TaskState::Cancelled, None);
             // By the records it has succeeded: that it was unfinished again is news to them.
-            if self.cancel(task)
-                && self.was_finished(task)
-                && let Some(execution) = self.execution(task)
+            if self.was_finished(*task)
+                && let Some(execution) = self.execution(*task)
             {
                 self.note_fate(execution, Fate::Cancelled);
             }
         }
+        open.into_iter().for_each(|task| self.give_up_dependents_of_cancelled(task));
     }
 
     /// A failed try: once more if the task's own budget allows, else it has failed.

@@ -131,24 +131,47 @@ fn what_had_succeeded_and_can_not_be_made_again_stays_failed() {
     }
 }
 
+/// The first part of a graph that may have no failure.
+fn submit_strict(s: &mut Story, last: bool, columns: Columns) {
+    let options = GraphOptions { max_failures: Some(0), ..GraphOptions::default() };
+    s.ask(Request::Submit { request: RequestId(9), part: 0, last, columns: Box::new(columns), options });
+}
+
 #[test]
-fn what_failed_with_a_lost_value_that_too_many_failures_cancelled_stays_failed() {
+fn what_failed_with_a_lost_value_is_not_cancelled_after_a_restart() {
     let mut s = Story::new();
     s.register(1, registration("w"));
-    let tasks = [(kernel(), &[][..]), (command(0, 0), &[]), (command(0, 0), &[]), (kernel(), &[0, 2])];
-    s.ask(Request::Submit {
-        request: RequestId(9),
-        part: 0,
-        last: true,
-        columns: Box::new(graph(&tasks, &[0])),
-        options: GraphOptions { max_failures: Some(0), ..GraphOptions::default() },
-    });
+    let tasks = [(kernel(), &[][..]), (kernel(), &[0]), (command(0, 0), &[]), (kernel(), &[1, 2])];
+    submit_strict(&mut s, true, graph(&tasks, &[0, 1]));
     s.finish(1, held(execution(task(1, 0), 1, 1)));
-    s.worker_says(1, FromWorker::ValuesLost(vec![task(1, 0)]));
-    s.finish(1, erred(execution(task(1, 1), 1, 1)));
+    s.finish(1, held(execution(task(1, 1), 1, 1)));
+    s.worker_says(1, FromWorker::ValuesLost(vec![task(1, 0), task(1, 1)]));
+    s.register(2, Registration { cores: 2, ..registration("v") });
+    let peer = s.core.assigned_peer(task(1, 0)).unwrap();
+    s.finish(peer.0, erred(execution(task(1, 0), 1, 2)));
     for _ in 0..2 {
         let states = [0, 1, 2, 3].map(|index| s.state(task(1, index)));
-        assert_eq!(states, ["cancelled", "erred", "cancelled", "erred"]);
+        assert_eq!(states, ["erred", "erred", "cancelled", "erred"]);
+        s.restart();
+    }
+}
+
+#[test]
+fn what_comes_after_too_many_failures_is_cancelled_and_needs_no_value_again() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    submit_strict(&mut s, false, graph(&[(kernel(), &[]), (command(0, 0), &[])], &[]));
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    s.sync();
+    s.finish(1, erred(execution(task(1, 1), 1, 1)));
+    s.sync();
+    assert_eq!(s.state(task(1, 0)), "released");
+    let second =
+        Columns { op_of: vec![0], args_end: vec![0], deps: vec![0], deps_end: vec![1], ..Columns::default() };
+    s.submit_part(9, 1, true, second);
+    for _ in 0..2 {
+        let states = [0, 1, 2].map(|index| s.state(task(1, index)));
+        assert_eq!(states, ["released", "erred", "cancelled"]);
         s.restart();
     }
 }
