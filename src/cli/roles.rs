@@ -230,6 +230,7 @@ pub mod worker {
             return Ok(Exit::Ok);
         }
         let spec = cluster_spec(&state)?;
+        let life = state.read_cluster()?.map_or_else(String::new, |file| file.life);
         let transport =
             transport(&state, &spec, Role::Worker).map_err(|e| CliError::config(format!("{e:#}")))?;
         tracing::info!("worker {} of job {}", args.worker, args.job_name);
@@ -240,6 +241,7 @@ pub mod worker {
             id: WorkerId { name: args.worker, incarnation: args.incarnation },
             allocation: AllocationId(args.allocation),
             deadline_unix: args.deadline,
+            life,
         };
         let runtime = multi_thread()?;
         let ended = runtime.block_on(crate::worker::shell::run(options));

@@ -54,6 +54,7 @@ pub(super) const KEYS: &[Key] = &[
     key("scheduler.max_pending", COUNT),
     key("scheduler.history", Kind::Integer(0, 100_000_000)),
     key("worker.death_timeout", Kind::Duration(1000)),
+    key("worker.idle_timeout", Kind::Duration(1000)),
     key("worker.local_directory", Kind::Text),
     key("worker.memory_target", Kind::Fraction),
     key("task.inline_output", Kind::Size(0)),

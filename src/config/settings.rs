@@ -76,6 +76,8 @@ pub struct SchedulerSettings {
 pub struct WorkerSettings {
     #[serde(with = "duration")]
     pub death_timeout: Duration,
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
     /// Not expanded: its variables are the worker's. Empty: the worker finds one.
     pub local_directory: String,
     /// From 0 to 1.

@@ -151,7 +151,10 @@ impl<'a> Run<'a> {
             most_held: 0,
             counts: Counts { waiting: n as u64, ..Counts::default() },
             failure: None,
-            core: Core::new(WorkerConfig { registration: host.registration(), death_timeout: NEVER }, 0),
+            core: Core::new(
+                WorkerConfig { registration: host.registration(), death_timeout: NEVER, idle_timeout: NEVER },
+                0,
+            ),
             messages: Vec::new(),
             most_assigned: ASSIGNED_PER_THREAD * threads,
             // Part of the names of temporary outputs: of this process alone.
@@ -292,6 +295,7 @@ impl<'a> Run<'a> {
             | Action::Fetch { .. }
             | Action::Place { .. }
             | Action::Discard(_)
+            | Action::LeaveBehind(_)
             | Action::Exit { .. } => {}
         }
     }
@@ -367,7 +371,7 @@ impl<'a> Run<'a> {
         match outcome {
             Outcome::Held { .. } | Outcome::Command { .. } => self.on_finished(task),
             Outcome::Erred { error, .. } => self.on_failed(task, error),
-            Outcome::InputsMissing(_) | Outcome::Cancelled => {
+            Outcome::InputsMissing(_) | Outcome::Cancelled | Outcome::Stopped => {
                 let message = "it was given back unrun".to_owned();
                 self.on_failed(task, TaskError { kind: ErrorKind::Task, message });
             }

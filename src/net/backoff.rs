@@ -29,7 +29,7 @@ impl Backoff {
 }
 
 /// From 0 to 1, at random.
-fn fraction() -> f64 {
+pub fn fraction() -> f64 {
     let mut byte = [0u8];
     // Without randomness everybody waits alike, which is no more than slow.
     let random = getrandom::fill(&mut byte).map_or(128, |()| byte[0]);

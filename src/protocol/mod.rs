@@ -5,18 +5,20 @@
 
 mod client;
 mod ids;
+mod left;
 mod peer;
 mod worker;
 
 pub use client::*;
 pub use ids::*;
+pub use left::LeftBehind;
 pub use peer::*;
 pub use worker::*;
 
 use serde::{Deserialize, Serialize};
 
 /// Both sides of a link must have the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A list longer than this is cut: far below what a frame's header may have.
 const MAX_LIST_BYTES: usize = 16 << 20;

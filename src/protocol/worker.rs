@@ -115,7 +115,10 @@ pub enum Outcome {
     },
     /// Inputs that couldn't be fetched from anyone named.
     InputsMissing(Vec<TaskId>),
+    /// Its worker is leaving, and gives it back.
     Cancelled,
+    /// Its worker couldn't be sure that it was still its own, and has stopped it: it runs again.
+    Stopped,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

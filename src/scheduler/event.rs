@@ -1,7 +1,7 @@
 //! What the scheduler's core is told, and what it wants done.
 
 use super::record::Record;
-use crate::protocol::{AllocationId, FromClient, FromWorker, ToClient, ToWorker};
+use crate::protocol::{AllocationId, Completion, FromClient, FromWorker, ToClient, ToWorker, WorkerId};
 use std::time::Duration;
 
 /// Nanoseconds on this process's monotonic clock.
@@ -89,6 +89,11 @@ pub enum Event {
     PeerLost {
         peer: PeerId,
         reason: String,
+    },
+    /// A worker that is gone has left these for whoever comes after its scheduler.
+    LeftBehind {
+        worker: WorkerId,
+        completions: Vec<Completion>,
     },
     /// Everything up to this record is on disk.
     Durable(JournalSeq),

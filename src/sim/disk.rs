@@ -1,7 +1,7 @@
 //! What survives a scheduler: its journal. And what survives everything: the files that commands write.
 
 use crate::graph::{GraphId, TaskId};
-use crate::protocol::{AllocationId, Execution, RequestId};
+use crate::protocol::{AllocationId, Completion, Execution, RequestId, WorkerId};
 use crate::scheduler::record::{Fate, Record};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -23,6 +23,8 @@ pub struct Disk {
     pub intents: BTreeSet<AllocationId>,
     /// File contents: which task wrote it.
     pub files: BTreeMap<String, u64>,
+    /// What workers left behind.
+    pub outbox: Vec<(WorkerId, Vec<Completion>)>,
 }
 
 impl Disk {

@@ -49,6 +49,11 @@ impl Host {
         !self.is_alive && self.runs.is_empty()
     }
 
+    /// How long ago it sent what a scheduler answered last.
+    pub fn out_of_touch(&self, now: u64) -> Duration {
+        Duration::from_nanos(now.saturating_sub(self.born + self.core.last_answer()))
+    }
+
     pub fn address(&self) -> String {
         format!("{}#{}", self.id.name, self.id.incarnation)
     }
@@ -74,7 +79,11 @@ impl World {
             completions: Vec::new(),
             id: id.clone(),
         };
-        let config = WorkerConfig { registration, death_timeout: Duration::from_secs(120) };
+        let config = WorkerConfig {
+            registration,
+            death_timeout: DEATH_TIMEOUT,
+            idle_timeout: Duration::from_secs(1800),
+        };
         self.hosts.push(Host {
             id,
             job,
@@ -116,7 +125,14 @@ impl World {
                 self.hosts[host].link = Some(link);
                 self.host_takes(host, Incoming::Linked(link));
             }
-            None => self.host_links_soon(host, 500, 10_000),
+            None => {
+                if self.server.is_none() && self.hosts[host].core.epoch().is_some() {
+                    // It finds the last epoch's fence standing, and its scheduler gone.
+                    let at = self.now - self.hosts[host].born;
+                    self.host_takes(host, Incoming::Core(Event::NotGivenUp { at }));
+                }
+                self.host_links_soon(host, 500, 10_000);
+            }
         }
     }
 
@@ -220,6 +236,10 @@ impl World {
                     for output in outputs {
                         self.disk.files.remove(&output.temporary);
                     }
+                }
+                Action::LeaveBehind(completions) => {
+                    let id = self.hosts[host].id.clone();
+                    self.disk.outbox.push((id, completions));
                 }
                 Action::Exit { reason } => exit = Some(reason),
             }
@@ -378,5 +398,6 @@ impl World {
     }
 }
 
+pub(super) const DEATH_TIMEOUT: Duration = Duration::from_secs(120);
 /// Grace of the end of a run that was killed.
 pub(super) const KILL_GRACE_MS: (u64, u64) = (1, 5 * SECOND / 1_000_000);

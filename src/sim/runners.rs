@@ -3,7 +3,7 @@
 
 use super::faults::Fault;
 use super::graphs::{self, FAILS, FLAKY, SLOW, command_output, kernel_value, read_args};
-use super::host::{Incoming, KILL_GRACE_MS};
+use super::host::{DEATH_TIMEOUT, Incoming, KILL_GRACE_MS};
 use super::random::digest_bytes;
 use super::truth::{End, Run};
 use super::world::{Happening, World};
@@ -98,7 +98,10 @@ impl World {
         let run = Run { execution, host, ended: None };
         let hosts = &self.hosts;
         let again = self.truth.runs.get(&key).is_some_and(|runs| !runs.is_empty());
-        if let Err(why) = self.truth.start(key, run, |host| !hosts[host].is_alive, at_most_once) {
+        let now = self.now;
+        // One that has been out of touch for so long may be thought dead, whatever it has done meanwhile.
+        let gone = |host: usize| !hosts[host].is_alive || hosts[host].out_of_touch(now) >= DEATH_TIMEOUT;
+        if let Err(why) = self.truth.start(key, run, gone, at_most_once) {
             self.violate(why);
         }
         if again {

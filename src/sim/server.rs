@@ -94,6 +94,9 @@ impl World {
             seen,
             exit: false,
         });
+        for (worker, completions) in self.disk.outbox.clone() {
+            self.server_takes(None, Event::LeftBehind { worker, completions });
+        }
         self.after(0, Happening::ServerTicks { life });
         self.after(SECOND, Happening::Polls { life });
     }

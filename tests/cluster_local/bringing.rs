@@ -208,16 +208,6 @@ fn draining_lets_running_tasks_end_and_starts_no_more() {
 }
 
 #[test]
-fn workers_that_nobody_comes_back_for_leave() {
-    let sandbox = Sandbox::configured("[scheduler]\nheartbeat = \"200ms\"\n");
-    sandbox.up_with(2, &["--death-timeout", "1s", "--workers-per-job", "2"]);
-    sandbox.ok(["submit", "--", "sh", "-c", "sleep 1000 & wait"]);
-    sandbox.until("a running task", |status| status["counts"]["assigned"] == 1);
-    kill(Pid::from_raw(sandbox.scheduler()), Signal::SIGKILL).unwrap();
-    sandbox.nothing_runs();
-}
-
-#[test]
 fn scaling_follows_the_target_both_ways() {
     let sandbox = Sandbox::new();
     sandbox.up_with(2, &["--workers-per-job", "2"]);

@@ -118,6 +118,56 @@ fn a_cluster_that_was_brought_down_begins_with_nothing() {
 }
 
 #[test]
+fn workers_that_nobody_comes_back_for_finish_and_leave_and_what_they_did_counts() {
+    let sandbox =
+        Sandbox::configured("[scheduler]\nheartbeat = \"200ms\"\n[worker]\nidle_timeout = \"1s\"\n");
+    hold(&sandbox);
+    sandbox.program("count", "#!/bin/sh\necho \"$1\" >> log; hold \"$1\"; echo \"said $1\" | tee \"$2\"\n");
+    sandbox.up_with(2, &["--death-timeout", "1s", "--workers-per-job", "2"]);
+    for key in ["a", "b"] {
+        sandbox.ok(["submit", "--key", key, "--output", &format!("out.{key}"), "--", "count", key, "{out}"]);
+        has_started(&sandbox, key);
+    }
+    kill_scheduler(&sandbox);
+    // Nobody can take their tasks from them: well beyond the death timeout they still run.
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let_go(&sandbox, "a");
+    let_go(&sandbox, "b");
+    sandbox.nothing_runs();
+    assert!(!sandbox.file("out.a").exists(), "nobody has accepted it");
+    let left = crate::support::sandbox::names(&sandbox.cluster("default").join("outbox"));
+    assert_eq!(left.len(), 2, "{left:?}");
+    sandbox.ok(["wait", "a", "b", "--timeout", "100s"]);
+    assert_eq!((sandbox.read("out.a"), sandbox.ok(["result", "b"])), ("said a\n".into(), "said b\n".into()));
+    assert_eq!(sorted_lines(&sandbox, "log"), ["a", "b"], "each ran once");
+    eventually_sync("an empty outbox", || {
+        crate::support::sandbox::names(&sandbox.cluster("default").join("outbox")).is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_scheduler_that_stood_still_is_superseded_and_does_nothing_any_more() {
+    let sandbox = Sandbox::new();
+    hold(&sandbox);
+    sandbox.program("count", "#!/bin/sh\necho \"$1\" >> log; exec hold \"$1\"\n");
+    sandbox.up(1);
+    sandbox.ok(["map", "count", ":::", "first", "second"]);
+    has_started(&sandbox, "first");
+    let (zombie, workers) = (sandbox.scheduler(), sandbox.workers());
+    kill(Pid::from_raw(zombie), Signal::SIGSTOP).unwrap();
+    // It takes half a minute to be sure.
+    let status = sandbox.run(["status"]).exits(0);
+    status.says("resumed as epoch 2");
+    let_go(&sandbox, "first");
+    let_go(&sandbox, "second");
+    kill(Pid::from_raw(zombie), Signal::SIGCONT).unwrap();
+    eventually_sync("the zombie's end", || (!is_alive(zombie)).then_some(()));
+    sandbox.ok(["wait", "g1", "--timeout", "100s"]);
+    assert_eq!((sandbox.workers(), sandbox.status()["epoch"].as_u64()), (workers, Some(2)));
+    assert_eq!(sorted_lines(&sandbox, "log"), ["first", "second"], "each ran once");
+}
+
+#[test]
 fn a_journal_of_a_newer_program_and_a_damaged_one_are_refused() {
     let sandbox = Sandbox::new();
     sandbox.up(1).ok(["submit", "--wait", "--", "true"]);

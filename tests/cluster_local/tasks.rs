@@ -92,7 +92,10 @@ fn reports_are_json_of_schema_1_with_these_fields() {
         assert_eq!(fields(value), names);
     };
     let counts = "waiting ready assigned memory erred cancelled";
-    expect(&sandbox.json(["up"]), "schema cluster state_dir address was_up target connected allocations");
+    expect(
+        &sandbox.json(["up"]),
+        "schema cluster state_dir address was_up resumed target connected allocations",
+    );
     expect(&sandbox.json(["submit", "--key", "one", "--", "echo", "1"]), "schema key task cluster");
     let waited = sandbox.json(["submit", "--wait", "--key", "two", "--", "echo", "2"]);
     expect(&waited, "schema key task cluster counts failures");

@@ -5,7 +5,7 @@ use super::task::TaskState;
 use crate::graph::TaskId;
 use crate::protocol::{
     Completion, ErrorKind, Execution, Holding, Outcome, PendingOutput, PlaceOutcome, StoredValue, TaskError,
-    WorkerIndex,
+    WorkerId, WorkerIndex,
 };
 use crate::scheduler::record::Fate;
 
@@ -67,6 +67,9 @@ impl Core {
                 self.learn_duration(task, micros);
                 self.accept_outputs(worker, execution, outputs, result, nanos);
             }
+            Outcome::Erred { error, .. } if error.kind == ErrorKind::OutcomeUnknown => {
+                self.fail_for_good(task, error);
+            }
             Outcome::Erred { error, result } => self.retry_or_fail(task, error, result),
             Outcome::InputsMissing(missing) => self.on_inputs_missing(worker, task, &missing),
             Outcome::Cancelled => {
@@ -74,8 +77,18 @@ impl Core {
                 self.workers.set_leaving(worker);
                 self.run_again(task);
             }
+            Outcome::Stopped => self.run_again(task),
         }
         self.outbox.acknowledge(worker, execution);
+    }
+
+    /// A worker that is gone for good has finished these, and no scheduler had taken them.
+    pub(super) fn on_left_behind(&mut self, worker: WorkerId, completions: Vec<Completion>) {
+        let index = self.former_worker(worker);
+        for completion in completions {
+            self.on_completion(index, completion);
+        }
+        self.reassign_outputs(index);
     }
 
     fn store_result(&mut self, task: TaskId, result: Box<StoredValue>) {

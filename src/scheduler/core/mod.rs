@@ -200,6 +200,7 @@ impl Core {
             Event::FromWorker { peer, message } => self.on_worker_message(peer, message, out),
             Event::FromClient { peer, message } => self.on_client_message(peer, message, out),
             Event::PeerLost { peer, reason } => self.on_peer_lost(peer, &reason, out),
+            Event::LeftBehind { worker, completions } => self.on_left_behind(worker, completions),
             Event::Durable(seq) => self.on_durable(seq),
             Event::Submitted { allocation, outcome } => self.on_submitted(allocation, outcome, out),
             Event::Polled(statuses) => self.on_polled(statuses, out),

@@ -168,7 +168,7 @@ impl Core {
     }
 
     /// The worker as far as the journal knows it: lost, with the whole recovery window before it.
-    fn former_worker(&mut self, id: WorkerId) -> WorkerIndex {
+    pub(super) fn former_worker(&mut self, id: WorkerId) -> WorkerIndex {
         if let Some(index) = self.workers.by_id(&id) {
             return index;
         }

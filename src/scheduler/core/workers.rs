@@ -537,7 +537,7 @@ impl Core {
     }
 
     /// Outputs that the lost worker was to bring to their place: somebody else does.
-    fn reassign_outputs(&mut self, index: WorkerIndex) {
+    pub(super) fn reassign_outputs(&mut self, index: WorkerIndex) {
         let open: Vec<TaskId> = self
             .graphs
             .values()

@@ -74,6 +74,10 @@ impl Peers {
         }
     }
 
+    pub fn durable_so_far(&self) -> JournalSeq {
+        self.durable
+    }
+
     /// Everything up to `seq` is on disk: what waited for it may go.
     pub fn durable(&mut self, seq: JournalSeq) {
         self.durable = seq;

@@ -18,14 +18,15 @@ use super::spec::ClusterSpec;
 use crate::graph::GraphId;
 use crate::journal::Journal;
 use crate::net::Frame;
-use crate::protocol::{self, FromClient, FromWorker, Request};
-use crate::state::lease::Standstill;
+use crate::protocol::{self, FromClient, FromWorker, LeftBehind, Request};
+use crate::state::lease::{SILENT_AFTER, Standstill};
 use crate::state::{ClusterFile, Fence, Role, StateDir};
 use anyhow::{Context as _, bail};
 use launcher::{Command, Launcher};
-use lease::LeaseKeeper;
+use lease::{LeaseKeeper, Pulse};
 use links::Peers;
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -78,7 +79,7 @@ pub async fn serve(state: StateDir, stood_still: Option<Standstill>) -> anyhow::
     info!("epoch {} of cluster {} ({note})", epoch.number, state.name());
     let (events, incoming) = mpsc::channel(EVENT_QUEUE);
     let lease = LeaseKeeper::start(&state, &epoch.fence, &events)?;
-    let ended = hold(&state, &file, &epoch.fence, clock, events, incoming).await;
+    let ended = hold(&state, &file, &epoch.fence, clock, lease.pulse(), events, incoming).await;
     lease.release();
     ended
 }
@@ -89,6 +90,7 @@ async fn hold(
     file: &ClusterFile,
     fence: &Fence,
     clock: Clock,
+    pulse: Pulse,
     events: mpsc::Sender<Incoming>,
     incoming: mpsc::Receiver<Incoming>,
 ) -> anyhow::Result<()> {
@@ -98,6 +100,7 @@ async fn hold(
     let config = ground::core_config(&spec, epoch, launcher.last_allocation() + 1);
     let (core, journal) = resume(state, Replay::new(config, clock.now()), fence, &clock, &events)?;
     let inherited = launcher.inherit(&core.allocations_to_ask_about());
+    let left = past::left_behind(state, &file.life)?;
     let transport = ground::transport(state, &spec, Role::Scheduler)?;
     let listener = ground::listen(&spec.settings)?;
     let own_fence = fence.try_clone()?;
@@ -113,6 +116,7 @@ async fn hold(
     let mut shell = Shell {
         core,
         clock,
+        pulse,
         peers,
         journal,
         fence: own_fence,
@@ -120,11 +124,12 @@ async fn hold(
         waiting: Vec::new(),
         to_forget: VecDeque::new(),
         forgotten,
+        spent: Vec::new(),
         owned: spec.owned,
         exit: None,
         broken: None,
     };
-    shell.start(inherited);
+    shell.start(inherited, left);
     let ended = shell.run(incoming).await;
     let is_ours = state.read_contact()?.is_some_and(|contact| contact.epoch == epoch);
     if shell.exit.is_some() && is_ours {
@@ -190,6 +195,7 @@ impl Clock {
 struct Shell {
     core: Core,
     clock: Clock,
+    pulse: Pulse,
     peers: Peers,
     journal: Journal,
     fence: Fence,
@@ -200,6 +206,8 @@ struct Shell {
     to_forget: VecDeque<(JournalSeq, GraphId)>,
     /// Where they go then.
     forgotten: mpsc::UnboundedSender<GraphId>,
+    /// Files to remove once these records are durable.
+    spent: Vec<(JournalSeq, PathBuf)>,
     /// To be asked to end is the cluster's end.
     owned: bool,
     /// Set when the cluster is over, with the reason.
@@ -209,13 +217,32 @@ struct Shell {
 }
 
 impl Shell {
-    /// `inherited`: what is known of older epochs' jobs.
-    fn start(&mut self, inherited: Option<Event>) {
+    /// `inherited`: what is known of older epochs' jobs; `left`: what their workers left behind.
+    fn start(&mut self, inherited: Option<Event>, left: Vec<(PathBuf, LeftBehind)>) {
         let mut actions = Vec::new();
         if let Some(event) = inherited {
             self.core.handle(self.clock.now(), event, &mut actions);
         }
+        let mut files = Vec::new();
+        for (path, LeftBehind { worker, completions, .. }) in left {
+            info!("{} results that {worker} left behind are taken", completions.len());
+            let event = Event::LeftBehind { worker, completions };
+            self.core.handle(self.clock.now(), event, &mut actions);
+            files.push(path);
+        }
         self.settle(actions);
+        let last = JournalSeq(self.journal.next_seq().saturating_sub(1));
+        self.spent.extend(files.into_iter().map(|path| (last, path)));
+        self.remove_spent(self.peers.durable_so_far());
+    }
+
+    /// What was left behind is in the journal now.
+    fn remove_spent(&mut self, durable: JournalSeq) {
+        for (_, path) in self.spent.extract_if(.., |(after, _)| *after <= durable) {
+            if let Err(error) = std::fs::remove_file(&path) {
+                error!("{}: {error}", path.display());
+            }
+        }
     }
 
     async fn run(&mut self, mut incoming: mpsc::Receiver<Incoming>) -> anyhow::Result<()> {
@@ -258,7 +285,7 @@ impl Shell {
                 return Ok(());
             }
             if let Some(reason) = self.broken.take() {
-                bail!("the journal can't go on: {reason}");
+                bail!("this scheduler must stop: {reason}");
             }
         }
     }
@@ -299,6 +326,7 @@ impl Shell {
             // The janitor lives as long as this loop.
             let _ = self.forgotten.send(graph);
         }
+        self.remove_spent(seq);
         let (ready, waiting) = self.waiting.drain(..).partition(|(after, _)| *after <= seq);
         self.waiting = waiting;
         let ready: Vec<(JournalSeq, protocol::AllocationId)> = ready;
@@ -332,6 +360,11 @@ impl Shell {
     }
 
     fn flush(&mut self) {
+        if self.pulse.has_stopped() {
+            let seconds = SILENT_AFTER.as_secs();
+            self.broken.get_or_insert(format!("its lease could not be renewed for {seconds} s"));
+            return;
+        }
         for peer in self.peers.flush() {
             // Its reader or writer notices that the other half is gone, and reports it lost.
             error!("link {} takes nothing any more and is closed", peer.0);
@@ -364,14 +397,17 @@ impl Shell {
     fn persist(&mut self, seq: JournalSeq, record: &Record) {
         if let Err(reason) = past::append(&mut self.journal, seq, record) {
             error!("{reason}");
-            self.broken.get_or_insert(reason);
+            self.broken.get_or_insert(format!("the journal can't go on: {reason}"));
         }
         if let Record::Forgotten { graph } = record {
             self.to_forget.push_back((seq, *graph));
         }
     }
 
-    fn command(&self, command: Command) {
+    fn command(&mut self, command: Command) {
+        if self.pulse.has_stopped() {
+            return;
+        }
         // The launcher lives as long as this loop.
         let _ = self.commands.send(command);
     }

@@ -2,11 +2,13 @@
 
 use super::Incoming;
 use crate::journal::{Body, Compacted, Entry, History, Journal, JournalError, Options, Progress, read_all};
+use crate::protocol::LeftBehind;
 use crate::scheduler::event::{Event, JournalSeq};
 use crate::scheduler::record::{self, Record, RecordError};
-use crate::state::{Fence, StateDir};
+use crate::state::{Fence, StateDir, outbox};
+use std::path::PathBuf;
 use tokio::sync::mpsc;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 #[derive(Debug, thiserror::Error)]
 pub enum PastError {
@@ -35,6 +37,20 @@ pub fn read(state: &StateDir, mut each: impl FnMut(Record)) -> Result<History, P
         Some((seq, source)) => Err(PastError::Record { seq, dir: dir.display().to_string(), source }),
         None => Ok(history),
     }
+}
+
+/// What workers of this life of the cluster left behind, with the files that have it. What can't be read stays.
+pub(super) fn left_behind(state: &StateDir, life: &str) -> anyhow::Result<Vec<(PathBuf, LeftBehind)>> {
+    let mut found = Vec::new();
+    for outbox::Left { path, bytes } in outbox::read_all(&state.outbox_dir())? {
+        let left = bytes.map_err(|e| e.to_string()).and_then(|bytes| LeftBehind::decode(&bytes));
+        match left {
+            Ok(left) if left.life == life => found.push((path, left)),
+            Ok(_) => warn!("{} is of another life of the cluster", path.display()),
+            Err(error) => warn!("what a worker left in {} can't be read: {error}", path.display()),
+        }
+    }
+    Ok(found)
 }
 
 /// Begins this epoch's journal after its past, which it seals. What is reported durable has passed the fence after

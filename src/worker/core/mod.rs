@@ -5,6 +5,7 @@
 //! allocations.
 
 mod check;
+mod contact;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -14,7 +15,8 @@ use crate::protocol::{
     Assignment, Completion, Epoch, Execution, FromWorker, Holding, Outcome, PendingOutput, PlaceOutcome,
     Registration, StoredValue, ToWorker, WorkerIndex,
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use contact::{Contact, span};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tasks::Task;
@@ -54,6 +56,11 @@ pub enum Event {
     /// A value that can't be read back from the store.
     ValueLost {
         task: TaskId,
+    },
+    /// A look at the state directory, begun at that instant, has shown that no scheduler had given this worker up by
+    /// then: its epoch was the last one, and did nothing.
+    NotGivenUp {
+        at: Nanos,
     },
     /// This process was asked to end (a signal, its walltime).
     AskedToLeave {
@@ -97,6 +104,8 @@ pub enum Action {
         outputs: Vec<PendingOutput>,
     },
     Discard(Vec<PendingOutput>),
+    /// Write these where the next scheduler looks, before this process ends.
+    LeaveBehind(Vec<Completion>),
     /// End this process.
     Exit {
         reason: String,
@@ -108,7 +117,18 @@ pub enum Action {
 pub struct WorkerConfig {
     /// `holds`, `runs` and `completions` are filled in at each registration.
     pub registration: Registration,
+    /// Commands that may have been given to others end after so long.
     pub death_timeout: Duration,
+    /// How long to stay without a scheduler and with nothing to do.
+    pub idle_timeout: Duration,
+}
+
+/// A value in the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Held {
+    nbytes: u64,
+    /// Nobody else may have it.
+    made_here: bool,
 }
 
 pub struct Core {
@@ -119,18 +139,14 @@ pub struct Core {
     welcomed: bool,
     heartbeat: Duration,
     next_heartbeat: Nanos,
-    /// When the last message was sent that a scheduler has answered: only until the death timeout after that is it
-    /// sure that no scheduler has given this worker up. When an answer came says less: it may have been long on its way.
-    last_contact: Nanos,
-    /// When the registration or the heartbeats were sent that aren't answered yet; answers come in this order.
-    unanswered: VecDeque<Nanos>,
+    contact: Contact,
     tasks: BTreeMap<Execution, Task>,
     /// Commands that were ended by SIGTERM, until it is clear whom it was meant for.
     doubtful: BTreeMap<Execution, Doubtful>,
     /// Executions that can start, by priority.
     runnable: BTreeSet<(u64, Execution)>,
     free: Free,
-    held: BTreeMap<TaskId, u64>,
+    held: BTreeMap<TaskId, Held>,
     /// Who waits for a value that is being fetched.
     fetching: BTreeMap<TaskId, BTreeSet<Execution>>,
     ops: HashMap<(GraphId, u32), Arc<Op>>,
@@ -243,8 +259,7 @@ impl Core {
             welcomed: false,
             heartbeat: Duration::from_secs(10),
             next_heartbeat: now,
-            last_contact: now,
-            unanswered: VecDeque::new(),
+            contact: Contact::new(now),
             tasks: BTreeMap::new(),
             doubtful: BTreeMap::new(),
             runnable: BTreeSet::new(),
@@ -282,6 +297,7 @@ impl Core {
                     self.lost.insert(task);
                 }
             }
+            Event::NotGivenUp { at } => self.contact.prove(at),
             Event::AskedToLeave { reason } => {
                 self.signalled = true;
                 self.settle_doubts(out);
@@ -309,9 +325,7 @@ impl Core {
                 out.extend(parts.into_iter().map(|part| Action::Send(FromWorker::Finished(part))));
             }
             if now >= self.next_heartbeat {
-                self.next_heartbeat = now + self.heartbeat.as_nanos() as Nanos;
-                self.unanswered.push_back(now);
-                out.push(Action::Heartbeat { running: self.running() });
+                self.beat(out);
             }
         }
         self.watch_contact(out);
@@ -326,12 +340,7 @@ impl Core {
         let heartbeat = self.welcomed.then_some(self.next_heartbeat);
         let goodbye = self.leaving.as_ref().and_then(|leaving| leaving.goodbye_by);
         let doubt = self.doubtful.values().map(|doubtful| doubtful.until).min();
-        [heartbeat, goodbye, doubt, Some(self.death())].into_iter().flatten().min()
-    }
-
-    /// When this worker gives its scheduler up.
-    fn death(&self) -> Nanos {
-        self.last_contact + self.config.death_timeout.as_nanos() as Nanos
+        [heartbeat, goodbye, doubt, self.contact_deadline()].into_iter().flatten().min()
     }
 
     fn on_connected(&mut self, out: &mut Vec<Action>) {
@@ -343,14 +352,14 @@ impl Core {
         self.peers.clear();
         let mut registration = self.config.registration.clone();
         registration.holds =
-            self.held.iter().map(|(task, nbytes)| Holding { task: *task, nbytes: *nbytes }).collect();
+            self.held.iter().map(|(task, held)| Holding { task: *task, nbytes: held.nbytes }).collect();
         registration.runs = self.tasks.iter().filter(|(_, t)| !t.cancelled).map(|(e, _)| *e).collect();
         // What doesn't fit one message is told as running, and right after that as finished.
         let mut parts = parts_of(self.unacknowledged.values().cloned().collect()).into_iter();
         registration.completions = parts.next().unwrap_or_default();
         let rest: Vec<Vec<Completion>> = parts.collect();
         registration.runs.extend(rest.iter().flatten().map(|completion| completion.execution));
-        self.unanswered = VecDeque::from([self.now]);
+        self.contact.begin(self.now);
         out.push(Action::Send(FromWorker::Register(Box::new(registration))));
         out.extend(rest.into_iter().map(|part| Action::Send(FromWorker::Finished(part))));
     }
@@ -358,18 +367,20 @@ impl Core {
     fn on_scheduler_message(&mut self, message: ToWorker, out: &mut Vec<Action>) {
         match message {
             ToWorker::Welcome { epoch, index, heartbeat_ms } => {
-                self.note_answer();
+                self.contact.welcome();
                 self.welcomed = true;
                 self.epoch = epoch;
                 self.index = Some(index);
                 self.heartbeat = Duration::from_millis(heartbeat_ms.max(1));
-                self.next_heartbeat = self.now + self.heartbeat.as_nanos() as Nanos;
+                self.next_heartbeat = self.now + span(self.heartbeat);
             }
             ToWorker::Refused { reason } => {
                 self.kill_everything(out);
+                // Nobody wants what it finished, either.
+                self.unacknowledged.clear();
                 self.exit(format!("the scheduler refused this worker: {reason}"), out);
             }
-            ToWorker::HeartbeatAnswer => self.note_answer(),
+            ToWorker::HeartbeatAnswer => self.contact.answer(),
             ToWorker::Ops { graph, ops } => {
                 self.ops.extend(ops.into_iter().map(|(index, op)| ((graph, index), Arc::new(op))));
             }
@@ -406,22 +417,6 @@ impl Core {
         }
     }
 
-    fn note_answer(&mut self) {
-        if let Some(asked) = self.unanswered.pop_front() {
-            self.last_contact = self.last_contact.max(asked);
-        }
-    }
-
-    /// No scheduler for too long: another one may run these commands again, so they end here.
-    fn watch_contact(&mut self, out: &mut Vec<Action>) {
-        if !self.exited && self.now >= self.death() {
-            self.kill_everything(out);
-            let timeout = self.config.death_timeout.as_secs();
-            // For good: another life of this worker would find as little.
-            self.exit(format!("no scheduler for {timeout} s"), out);
-        }
-    }
-
     fn leave(&mut self, reason: String) {
         if self.leaving.is_none() {
             self.leaving = Some(Leaving { reason, goodbye_by: None });
@@ -440,18 +435,18 @@ impl Core {
         if self.exited || !self.tasks.is_empty() {
             return;
         }
-        let by = *leaving.goodbye_by.get_or_insert(self.now + GOODBYE_GRACE.as_nanos() as Nanos);
+        let by = *leaving.goodbye_by.get_or_insert(self.now + span(GOODBYE_GRACE));
         let acknowledged = self.unacknowledged.is_empty();
         if acknowledged || self.now >= by {
             let reason = leaving.reason.clone();
-            out.push(Action::Send(FromWorker::Goodbye { reason: reason.clone() }));
-            self.exit(reason, out);
+            self.say_goodbye(reason, out);
         }
     }
 
     fn exit(&mut self, reason: String, out: &mut Vec<Action>) {
         if !self.exited {
             self.exited = true;
+            self.leave_behind(out);
             out.push(Action::Exit { reason });
         }
     }

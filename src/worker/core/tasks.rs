@@ -1,6 +1,6 @@
 //! An assigned task's way through a worker: its inputs come, it starts when there is room, it ends, it is reported.
 
-use super::{Action, Assignment, Core, Doubtful, Execution, Input, Nanos, Outcome, SIGNAL_DOUBT};
+use super::{Action, Assignment, Core, Doubtful, Execution, Held, Input, Outcome, SIGNAL_DOUBT, span};
 use crate::graph::{Op, Resources, TaskId};
 use crate::protocol::{ErrorKind, Holding, Source, TaskError};
 use std::sync::Arc;
@@ -16,6 +16,8 @@ pub(super) struct Task {
     pub running: bool,
     /// Its end interests nobody any more.
     pub cancelled: bool,
+    /// It is killed because another worker may have been told to run it.
+    pub stopped: bool,
 }
 
 impl Core {
@@ -33,8 +35,18 @@ impl Core {
             return self.complete(execution, 0, Outcome::Cancelled);
         }
         let needs = op.resources();
-        let mut task =
-            Task { op, needs, args, name, inputs, priority, missing: 0, running: false, cancelled: false };
+        let mut task = Task {
+            op,
+            needs,
+            args,
+            name,
+            inputs,
+            priority,
+            missing: 0,
+            running: false,
+            cancelled: false,
+            stopped: false,
+        };
         let mut wanted: Vec<TaskId> = Vec::new();
         for (input, source) in &task.inputs {
             if matches!(source, Source::Peers(_)) && !self.held.contains_key(input) && !wanted.contains(input)
@@ -78,14 +90,14 @@ impl Core {
     }
 
     /// The store has the value: that it was to be freed before is void.
-    fn hold(&mut self, task: TaskId, nbytes: u64, out: &mut Vec<Action>) {
-        self.held.insert(task, nbytes);
+    fn hold(&mut self, task: TaskId, nbytes: u64, made_here: bool, out: &mut Vec<Action>) {
+        self.held.insert(task, Held { nbytes, made_here });
         self.lost.remove(&task);
         out.retain(|action| *action != Action::Free(task));
     }
 
     pub(super) fn on_fetched(&mut self, input: TaskId, nbytes: u64, out: &mut Vec<Action>) {
-        self.hold(input, nbytes, out);
+        self.hold(input, nbytes, false, out);
         self.replicas.push(Holding { task: input, nbytes });
         for execution in self.fetching.remove(&input).unwrap_or_default() {
             if let Some(task) = self.tasks.get_mut(&execution) {
@@ -156,7 +168,7 @@ impl Core {
     ) {
         let Some(task) = self.tasks.get(&execution) else { return };
         if !task.cancelled && !self.signalled && is_terminated(&outcome) {
-            let until = self.now + SIGNAL_DOUBT.as_nanos() as Nanos;
+            let until = self.now + span(SIGNAL_DOUBT);
             self.doubtful.insert(execution, Doubtful { until, nanos, outcome });
             return;
         }
@@ -182,11 +194,13 @@ impl Core {
             return self.drop_outcome(execution, outcome, out);
         }
         if let Outcome::Held { nbytes } = outcome {
-            self.hold(execution.task, nbytes, out);
+            self.hold(execution.task, nbytes, true, out);
         }
         // The job's end took the command with it: it runs again elsewhere.
         let outcome = if self.signalled && fails_with_its_job(&task.op, &outcome) {
             Outcome::Cancelled
+        } else if task.stopped {
+            stopped(&task.op, outcome)
         } else {
             outcome
         };
@@ -243,6 +257,19 @@ impl Core {
     }
 }
 
+/// The end of a command that was killed because nobody knew any more whose it was.
+fn stopped(op: &Op, outcome: Outcome) -> Outcome {
+    match outcome {
+        // It was faster.
+        Outcome::Command { .. } => outcome,
+        _ if matches!(op, Op::Command(spec) if spec.at_most_once) => {
+            let message = "its worker lost touch with every scheduler and stopped it".to_owned();
+            Outcome::Erred { error: TaskError { kind: ErrorKind::OutcomeUnknown, message }, result: None }
+        }
+        _ => Outcome::Stopped,
+    }
+}
+
 /// Whether a command was ended by SIGTERM, itself or as a shell tells of its child.
 fn is_terminated(outcome: &Outcome) -> bool {
     const SIGTERM: i32 = 15;
@@ -260,7 +287,7 @@ fn fails_with_its_job(op: &Op, outcome: &Outcome) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Event, WorkerConfig};
+    use super::super::{Event, Nanos, WorkerConfig};
     use super::*;
     use crate::graph::{CommandSpec, EnvSource, GraphId};
     use crate::protocol::{AllocationId, Epoch, FromWorker, Registration, ToWorker, WorkerId, WorkerIndex};
@@ -308,7 +335,11 @@ mod tests {
             runs: Vec::new(),
             completions: Vec::new(),
         };
-        let config = WorkerConfig { registration, death_timeout: Duration::from_secs(120) };
+        let config = WorkerConfig {
+            registration,
+            death_timeout: Duration::from_secs(120),
+            idle_timeout: Duration::from_secs(1800),
+        };
         let mut core = Core::new(config, 0);
         let assignment = |index| Assignment {
             execution: execution(index),

@@ -1,7 +1,7 @@
 //! Stories: events in, exact actions out, `check()`, and nothing else came out.
 
 use super::{Action, Core, Event, Nanos, WorkerConfig};
-use crate::graph::{GraphId, Op, Resources, TaskId};
+use crate::graph::{CommandSpec, EnvSource, GraphId, Op, Resources, TaskId};
 use crate::protocol::*;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -41,25 +41,32 @@ fn ended(execution: Execution) -> Event {
     Event::Ended { execution, nanos: 5, outcome: Outcome::Held { nbytes: 8 } }
 }
 
+fn config() -> WorkerConfig {
+    let registration = Registration {
+        id: WorkerId { name: "w".into(), incarnation: 1 },
+        allocation: AllocationId(1),
+        host: "n1".into(),
+        pid: 1,
+        addresses: vec![],
+        cores: 2,
+        memory: 0,
+        named: vec![],
+        deadline_unix: 0,
+        holds: vec![],
+        runs: vec![],
+        completions: vec![],
+    };
+    WorkerConfig {
+        registration,
+        death_timeout: Duration::from_secs(120),
+        idle_timeout: Duration::from_secs(1800),
+    }
+}
+
 impl Story {
     /// A worker of two cores that its scheduler has welcomed.
     fn new() -> Story {
-        let registration = Registration {
-            id: WorkerId { name: "w".into(), incarnation: 1 },
-            allocation: AllocationId(1),
-            host: "n1".into(),
-            pid: 1,
-            addresses: vec![],
-            cores: 2,
-            memory: 0,
-            named: vec![],
-            deadline_unix: 0,
-            holds: vec![],
-            runs: vec![],
-            completions: vec![],
-        };
-        let config = WorkerConfig { registration, death_timeout: Duration::from_secs(120) };
-        let mut story = Story { core: Core::new(config, 0), now: 0, out: VecDeque::new() };
+        let mut story = Story { core: Core::new(config(), 0), now: 0, out: VecDeque::new() };
         story.tell(Event::Connected);
         comes!(story, Action::Send(FromWorker::Register(_)));
         story.hear(ToWorker::Welcome { epoch: Epoch(1), index: WorkerIndex(0), heartbeat_ms: 10_000 });
@@ -167,10 +174,42 @@ fn a_value_that_cannot_be_read_back_is_told() {
     s.quiet();
 }
 
+fn command(at_most_once: bool) -> Op {
+    Op::Command(Box::new(CommandSpec {
+        argv: vec!["true".into()],
+        substitute: false,
+        cwd: "/".into(),
+        env_from: EnvSource::None,
+        env: vec![],
+        stdin: None,
+        outputs: vec![],
+        resources: Resources::default(),
+        retries: 0,
+        time_limit_ms: 0,
+        at_most_once,
+    }))
+}
+
+fn finished(execution: Execution) -> Event {
+    let outcome = Outcome::Command { result: Box::default(), outputs: vec![] };
+    Event::Ended { execution, nanos: 5, outcome }
+}
+
+impl Story {
+    fn run_command(&mut self, execution: Execution, at_most_once: bool) {
+        let op = 1 + u32::from(at_most_once);
+        self.hear(ToWorker::Ops { graph: GraphId(1), ops: vec![(op, command(at_most_once))] });
+        self.hear(ToWorker::Compute(vec![Assignment { op, ..assignment(execution, vec![]) }]));
+        comes!(self, Action::Run { .. });
+        self.quiet();
+    }
+}
+
 #[test]
 fn a_late_answer_proves_nothing_beyond_the_heartbeat_that_it_answers() {
     let mut s = Story::new();
-    s.run(execution(0, 1));
+    s.run_command(execution(0, 1), false);
+    s.run(execution(1, 1));
     for seconds in [10, 20] {
         s.at(seconds);
         comes!(s, Action::Heartbeat { .. });
@@ -183,9 +222,78 @@ fn a_late_answer_proves_nothing_beyond_the_heartbeat_that_it_answers() {
     s.at(129);
     s.quiet();
     s.at(130);
+    // The kernel may run twice: it goes on.
+    comes!(s, Action::Kill(killed) if killed == execution(0, 1));
+    s.quiet();
+    let outcome = Outcome::Cancelled;
+    s.tell(Event::Ended { execution: execution(0, 1), nanos: 5, outcome });
+    s.tell(ended(execution(1, 1)));
+    s.at(131);
+    s.quiet();
+    s.tell(Event::Connected);
+    comes!(s, Action::Send(FromWorker::Register(r)) if r.completions.len() == 2
+        && r.completions[0].outcome == Outcome::Stopped && r.runs.is_empty());
+    s.quiet();
+}
+
+#[test]
+fn proof_that_nobody_can_give_its_commands_away_keeps_them_running() {
+    let mut s = Story::new();
+    s.run_command(execution(0, 1), false);
+    s.run_command(execution(1, 1), true);
+    s.tell(Event::Disconnected);
+    for seconds in [30, 140, 250, 1000] {
+        s.now = seconds * SECOND;
+        s.tell(Event::NotGivenUp { at: (seconds - 1) * SECOND });
+        s.quiet();
+    }
+    // An older look says no more.
+    s.tell(Event::NotGivenUp { at: 5 });
+    s.at(1118);
+    s.quiet();
+    s.at(1119);
     comes!(s, Action::Kill(_));
+    comes!(s, Action::Kill(_));
+    s.quiet();
+    // The first was faster; the other must not run again.
+    s.tell(finished(execution(0, 1)));
+    s.tell(Event::Ended { execution: execution(1, 1), nanos: 5, outcome: Outcome::Cancelled });
+    s.tell(Event::Connected);
+    comes!(s, Action::Send(FromWorker::Register(r))
+        if matches!(r.completions[0].outcome, Outcome::Command { .. })
+        && matches!(&r.completions[1].outcome, Outcome::Erred { error, .. } if error.kind == ErrorKind::OutcomeUnknown));
+    s.quiet();
+}
+
+#[test]
+fn without_a_scheduler_an_idle_worker_leaves_and_one_with_values_stays() {
+    let mut s = Story::new();
+    s.run(execution(0, 1));
+    s.tell(ended(execution(0, 1)));
+    comes!(s, Action::Send(FromWorker::Finished(_)));
+    s.run_command(execution(1, 1), false);
+    s.tell(Event::Disconnected);
+    s.tell(Event::NotGivenUp { at: 10 * SECOND });
+    s.now = 60 * SECOND;
+    s.tell(finished(execution(1, 1)));
+    s.at(10_000);
+    s.quiet();
+    // A value that others have as well keeps nobody.
+    s.hear(ToWorker::Free(vec![task(0)]));
+    comes!(s, Action::Free(_));
+    comes!(s, Action::LeaveBehind(left) if left.len() == 1 && left[0].execution == execution(1, 1));
     comes!(s, Action::Exit { .. });
     s.quiet();
+}
+
+#[test]
+fn a_worker_that_no_scheduler_ever_welcomes_leaves_soon() {
+    let mut core = Core::new(config(), 0);
+    let mut out = Vec::new();
+    core.settle_down(119 * SECOND, &mut out);
+    assert_eq!((out.len(), core.deadline()), (0, Some(120 * SECOND)));
+    core.settle_down(120 * SECOND, &mut out);
+    assert!(matches!(&out[..], [Action::Exit { reason }] if reason.contains("120 s")), "{out:?}");
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! The link to the scheduler: found by the contact file, and looked for anew whenever it breaks.
 
 use super::Incoming;
+use super::watch::tell_newest;
 use crate::net::{Backoff, Frame, LinkError, Transport, values};
 use crate::protocol::{self, PeerKind, ToWorker};
 use crate::state::{Contact, Role, StateDir};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 /// Between two looks at the contact file: a thousand workers must not overwhelm a file server.
@@ -15,15 +16,20 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often the end of the last frames is looked for.
 const WRITTEN_LOOK: Duration = Duration::from_millis(5);
 
-/// Keeps a link for as long as the main loop listens.
-pub(super) async fn keep(state: StateDir, transport: Transport, events: mpsc::UnboundedSender<Incoming>) {
+/// Keeps a link for as long as the main loop listens. `newest`: the latest epoch that anybody has heard of.
+pub(super) async fn keep(
+    state: StateDir,
+    transport: Transport,
+    newest: watch::Sender<u32>,
+    events: mpsc::UnboundedSender<Incoming>,
+) {
     let mut generation = 0;
     let mut backoff = Backoff::new(FIRST_WAIT, LAST_WAIT);
     let mut last_trouble = String::new();
     while !events.is_closed() {
         generation += 1;
         let began = Instant::now();
-        match once(&state, &transport, &events, generation).await {
+        match once(&state, &transport, &newest, &events, generation).await {
             Ok(reason) => {
                 info!("the link to the scheduler is gone: {reason}");
                 let _ = events.send(Incoming::Unlinked { generation });
@@ -49,11 +55,16 @@ pub(super) async fn keep(state: StateDir, transport: Transport, events: mpsc::Un
 async fn once(
     state: &StateDir,
     transport: &Transport,
+    newest: &watch::Sender<u32>,
     events: &mpsc::UnboundedSender<Incoming>,
     generation: u64,
 ) -> Result<String, String> {
     let contact: Contact =
         state.read_contact().map_err(|error| error.to_string())?.ok_or("there is no contact file")?;
+    if contact.epoch < *newest.borrow() {
+        return Err(format!("the contact file is of epoch {}, which is over", contact.epoch));
+    }
+    tell_newest(newest, contact.epoch);
     let link = transport
         .connect(&contact.addresses, Role::Scheduler, CONNECT_TIMEOUT)
         .await
@@ -82,7 +93,14 @@ async fn once(
         }
         Ok::<_, String>("closed by the scheduler".to_owned())
     };
+    let mut newest = newest.subscribe();
+    let superseded = async {
+        // A scheduler that hangs doesn't close its links.
+        let later = newest.wait_for(|newest| *newest > contact.epoch).await.map(|epoch| *epoch);
+        format!("epoch {} has taken over", later.unwrap_or_default())
+    };
     Ok(tokio::select! {
+        reason = superseded => reason,
         ended = read => ended.unwrap_or_else(|reason| reason),
         ended = write => ended.unwrap_or_else(|error| error.to_string()),
     })

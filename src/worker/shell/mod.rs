@@ -4,14 +4,17 @@
 mod fetch;
 mod link;
 mod running;
+mod watch;
 
 use super::core::{Action, Core, Event, WorkerConfig};
 use super::store::{Limits, Pressure, SpillDir, Store};
 use crate::config::Settings;
 use crate::graph::TaskId;
 use crate::net::{Frame, Listener, Transport, values};
-use crate::protocol::{self, AllocationId, FromWorker, Registration, ToWorker, WorkerId};
-use crate::state::{Role, StateDir};
+use crate::protocol::{
+    self, AllocationId, Completion, FromWorker, LeftBehind, Registration, ToWorker, WorkerId,
+};
+use crate::state::{Role, StateDir, outbox};
 use anyhow::Context as _;
 use fetch::Fetcher;
 use running::Running;
@@ -22,6 +25,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{debug, info, warn};
+use watch::Watch;
 
 /// Events taken at once.
 const BATCH: usize = 4096;
@@ -41,6 +45,8 @@ pub struct Options {
     pub allocation: AllocationId,
     /// Seconds since 1970; 0: no end of its walltime is known.
     pub deadline_unix: u64,
+    /// The life of the cluster that it works for.
+    pub life: String,
 }
 
 /// What reaches the main loop.
@@ -81,11 +87,21 @@ pub async fn run(options: Options) -> anyhow::Result<End> {
     tokio::spawn(serve_values(listener, options.transport.clone(), store.clone()));
     let running = Running::new(&options, store.clone(), events.clone())?;
     let fetcher = Fetcher::new(options.transport.clone(), store.clone(), events.clone());
-    tokio::spawn(link::keep(options.state.clone(), options.transport.clone(), events));
-    let config = WorkerConfig { registration, death_timeout: settings.worker.death_timeout };
+    let (death_timeout, started) = (settings.worker.death_timeout, Instant::now());
+    let (quiet, is_quiet) = tokio::sync::watch::channel(None);
+    let newest = tokio::sync::watch::Sender::new(0);
+    let (state, heard) = (options.state.clone(), events.clone());
+    let watch =
+        Watch { state, death_timeout, started, quiet: is_quiet, newest: newest.clone(), events: heard };
+    tokio::spawn(watch.keep());
+    tokio::spawn(link::keep(options.state.clone(), options.transport.clone(), newest, events));
+    let config = WorkerConfig { registration, death_timeout, idle_timeout: settings.worker.idle_timeout };
     let mut shell = Shell {
         core: Core::new(config, 0),
-        started: Instant::now(),
+        started,
+        quiet,
+        quiet_after: death_timeout / 4,
+        outbox: Outbox { dir: options.state.outbox_dir(), life: options.life, worker: options.id },
         link: None,
         generation: 0,
         store,
@@ -193,9 +209,37 @@ async fn serve_values(listener: Listener, transport: Transport, store: Arc<Store
     }
 }
 
+/// Where it leaves what no scheduler has taken.
+struct Outbox {
+    dir: PathBuf,
+    life: String,
+    worker: WorkerId,
+}
+
+impl Outbox {
+    fn leave(&self, completions: Vec<Completion>) {
+        let count = completions.len();
+        let name = format!("{}-{}", self.worker.name, self.worker.incarnation);
+        let left = LeftBehind::new(self.life.clone(), self.worker.clone(), completions);
+        let written = left
+            .encode(outbox::MAX_BYTES)
+            .map_err(|error| error.to_string())
+            .and_then(|bytes| outbox::leave(&self.dir, &name, &bytes).map_err(|error| error.to_string()));
+        match written {
+            Ok(path) => info!("{count} results that no scheduler has taken are left in {}", path.display()),
+            Err(error) => warn!("{count} results that no scheduler has taken are lost: {error}"),
+        }
+    }
+}
+
 struct Shell {
     core: Core,
     started: Instant,
+    /// The scheduler's epoch while it doesn't answer.
+    quiet: tokio::sync::watch::Sender<Option<u32>>,
+    /// For an answer: then the state directory is looked at.
+    quiet_after: Duration,
+    outbox: Outbox,
     link: Option<mpsc::UnboundedSender<Frame>>,
     generation: u64,
     store: Arc<Store>,
@@ -231,6 +275,7 @@ impl Shell {
             }
             self.core.settle_down(self.now(), &mut actions);
             self.perform(actions);
+            self.note_silence();
             self.relieve();
             if let Some(end) = self.end.take() {
                 info!("this worker ends: {}", end.reason);
@@ -242,6 +287,14 @@ impl Shell {
 
     fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Sets the watch on, or off.
+    fn note_silence(&self) {
+        let since = Duration::from_nanos(self.now().saturating_sub(self.core.last_answer()));
+        let is_quiet = self.link.is_none() || since > self.quiet_after;
+        let epoch = self.core.epoch().filter(|_| is_quiet).map(|epoch| epoch.0);
+        self.quiet.send_if_modified(|quiet| std::mem::replace(quiet, epoch) != epoch);
     }
 
     fn asked_to_leave(&mut self, reason: &str, actions: &mut Vec<Action>) {
@@ -297,6 +350,7 @@ impl Shell {
                 Action::Free(task) => drop(self.store.free(task)),
                 Action::Place { execution, outputs } => self.running.place(execution, outputs),
                 Action::Discard(outputs) => self.running.discard(outputs),
+                Action::LeaveBehind(completions) => self.outbox.leave(completions),
                 Action::Exit { reason } => self.end = Some(End { reason }),
             }
         }
