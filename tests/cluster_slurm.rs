@@ -101,6 +101,36 @@ fn a_pool_outlives_its_shell_and_loses_no_task() {
 }
 
 #[test]
+fn a_scheduler_that_is_killed_under_load_is_resumed_with_the_same_workers() {
+    let Some(lab) = Lab::start("a_scheduler_that_is_killed_under_load_is_resumed_with_the_same_workers")
+    else {
+        return;
+    };
+    lab.ok(&["up", "--queue", "spice", "--workers", "8", "--wait"]);
+    let pids = || -> BTreeSet<i64> {
+        let status = lab.until("eight workers", |s| (s["connected"] == 8).then(|| s.clone()));
+        connected(&status).iter().map(|worker| worker["pid"].as_i64().unwrap()).collect()
+    };
+    let before = pids();
+    let graph = lab.map(1000);
+    for least in [50, 400] {
+        lab.until("progress", |status| (done(status) >= least).then_some(()));
+        let scheduler = lab.scheduler();
+        kill(Pid::from_raw(scheduler), Signal::SIGKILL).unwrap();
+        eventually_sync("its end", || (!support::is_alive(scheduler)).then_some(()));
+        let up = lab.run(&["up", "--queue", "spice", "--workers", "8"]);
+        assert_eq!(up.code, Some(0), "{}", up.stderr);
+        assert!(up.stderr.contains("resumed as epoch"), "{}", up.stderr);
+    }
+    lab.ok(&["wait", &graph]);
+    lab.check_outputs(1000);
+    assert_eq!(lab.runs(), 1000, "each ran once");
+    assert_eq!(pids(), before, "the same processes");
+    assert_eq!(lab.jobs().len(), 8, "no other jobs");
+    lab.down();
+}
+
+#[test]
 fn what_is_refused_says_why_and_leaves_nothing() {
     let Some(lab) = Lab::start("what_is_refused_says_why_and_leaves_nothing") else { return };
     let missing = format!("log_directory={}", lab.work().join("no such place").display());

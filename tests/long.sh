@@ -24,6 +24,10 @@ for round in $(seq "$rounds"); do
     cargo test --release --quiet --test cluster_local || failed=1
 done
 
+say "killing the scheduler under load 200 times, with 20,000 tasks"
+JOBQ_TEST_RESTART_ROUNDS=200 JOBQ_TEST_RESTART_TASKS=20000 \
+    cargo test --release --quiet --test cluster_local -- --exact restarts::killed_at_random_moments_nothing_is_lost || failed=1
+
 if command -v slurmctld >/dev/null || [[ -x /usr/sbin/slurmctld ]]; then
     for round in $(seq "$((rounds / 4 + 1))"); do
         say "killing jobs, nodes and workers on Slurm, round $round of $((rounds / 4 + 1))"

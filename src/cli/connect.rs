@@ -75,7 +75,7 @@ pub fn resumption(resumed: &Resumed) -> String {
         dead.host,
         status.epoch,
         many(u64::from(status.graphs), "graph"),
-        many(status.counts.open(), "task"),
+        many(status.counts.open().saturating_sub(status.awaited), "task"),
     )
 }
 

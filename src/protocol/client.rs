@@ -197,6 +197,8 @@ pub struct StatusReport {
     pub pending: u32,
     pub running: u32,
     pub counts: Counts,
+    /// Of the waiting ones: those that have ended well, and whose values former workers may still bring after a restart.
+    pub awaited: u64,
     /// Tasks by family, the largest first, at most 50.
     pub families: Vec<(String, Counts)>,
     pub graphs: u32,

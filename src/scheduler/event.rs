@@ -135,7 +135,11 @@ pub enum Action {
         allocation: AllocationId,
         after: JournalSeq,
     },
-    CancelAllocations(Vec<AllocationId>),
+    /// `after`: not before it is durable that they are not wanted.
+    CancelAllocations {
+        allocations: Vec<AllocationId>,
+        after: Option<JournalSeq>,
+    },
     /// Ask the batch system now rather than at the next interval.
     Poll,
     Exit {

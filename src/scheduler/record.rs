@@ -40,6 +40,15 @@ pub enum Record {
     Sealed {
         graph: GraphId,
     },
+    /// A worker of this allocation is there: a later epoch expects it back.
+    Registered {
+        worker: WorkerId,
+        allocation: AllocationId,
+    },
+    /// Nothing of that worker runs any more.
+    Departed {
+        worker: WorkerId,
+    },
     /// Commands that may start on this worker from now on.
     Assigned {
         worker: WorkerId,
@@ -73,6 +82,10 @@ pub enum Record {
     /// Nobody will name this graph again.
     Forgotten {
         graph: GraphId,
+    },
+    /// The cluster is to end: running tasks have so long.
+    GoingDown {
+        drain_ms: u64,
     },
 }
 

@@ -314,7 +314,7 @@ impl World {
                 self.report.count("action", "Submit");
                 server.waiting_submits.push((after.0, allocation));
             }
-            Action::CancelAllocations(allocations) => {
+            Action::CancelAllocations { allocations, .. } => {
                 self.report.count("action", "CancelAllocations");
                 let is_new = !server.was_answered && life > 1 && !server.core.is_going_down();
                 let wanted = |id: &AllocationId| {

@@ -168,6 +168,115 @@ fn a_scheduler_that_stood_still_is_superseded_and_does_nothing_any_more() {
 }
 
 #[test]
+fn a_scheduler_that_lives_and_cant_be_reached_is_left_alone() {
+    let sandbox = Sandbox::new();
+    sandbox.up(1);
+    let contact = sandbox.cluster("default").join("contact.toml");
+    let good = fs::read_to_string(&contact).unwrap();
+    let mut bad = sandbox.contact();
+    bad.insert("addresses".into(), toml::Value::Array(vec!["127.0.0.1:9".into()]));
+    fs::write(&contact, bad.to_string()).unwrap();
+    for verb in ["status", "up", "down"] {
+        sandbox.run([verb]).exits(69).says("127.0.0.1:9");
+    }
+    fs::write(&contact, good).unwrap();
+    assert_eq!(sandbox.status()["epoch"], 1, "nobody has claimed another");
+}
+
+/// Runs a line for the shell in a mount namespace of its own; `None`: this user may not.
+fn with_own_mounts(sandbox: &Sandbox, script: &str) -> Option<crate::support::sandbox::Ran> {
+    let script = format!("mount --make-rprivate / && {{ {script}; }}");
+    let may = finish(sandbox.command("unshare").args(["-m", "mount", "--make-rprivate", "/"]), b"").code == 0;
+    if !may {
+        eprintln!("skipped: mounting needs root");
+        return None;
+    }
+    Some(finish(sandbox.command("unshare").args(["-m", "bash", "-c", &script]), b""))
+}
+
+#[test]
+fn a_state_directory_that_cant_be_written_is_told_and_nothing_is_lost() {
+    let sandbox = Sandbox::new();
+    sandbox.up(1).ok(["submit", "--wait", "--key", "k", "--", "echo", "kept"]);
+    kill_scheduler(&sandbox);
+    let folder = sandbox.cluster("default").display().to_string();
+    let read_only =
+        format!("mount --bind {folder} {folder} && mount -o remount,bind,ro {folder} && jq status");
+    let Some(ran) = with_own_mounts(&sandbox, &read_only) else { return };
+    ran.exits(78).says("read-only").says(&folder);
+    // A disk with just enough room for what is there.
+    let full = format!(
+        "cp -a {folder}/journal j && mount -t tmpfs -o size=16k,mode=700 none {folder}/journal \
+         && cp -a j/. {folder}/journal/ && {{ cat /dev/zero > {folder}/journal/filler 2> /dev/null; jq status; }}"
+    );
+    let ran = with_own_mounts(&sandbox, &full).unwrap();
+    ran.exits(78).says("No space left").says("journal");
+    assert_eq!(sandbox.ok(["result", "k"]), "kept\n");
+}
+
+/// A number from the environment, for longer runs.
+fn number(variable: &str, otherwise: u32) -> u32 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+#[test]
+fn killed_at_random_moments_nothing_is_lost() {
+    let rounds = number("JOBQ_TEST_RESTART_ROUNDS", 5);
+    let tasks = number("JOBQ_TEST_RESTART_TASKS", 400);
+    let sandbox = Sandbox::new();
+    // Appending a short line is atomic; with it we know what ran, and how often.
+    sandbox.program("count", "#!/bin/sh\necho \"$1\" >> log\necho \"made of $1\" > \"$2\"\n");
+    fs::create_dir(sandbox.file("out")).unwrap();
+    sandbox.up(2);
+    let args: String = (0..tasks).map(|task| format!("{task}\n")).collect();
+    let words = ["map", "--wait", "--output", "out/{}", "count", "{}", "{out}"];
+    let map = start(&mut sandbox.jq(words), args.as_bytes());
+    let mut acknowledged = Vec::new();
+    for round in 0..rounds {
+        // Anywhere in the work: the disk's and the scheduler's own pace make each moment another.
+        let ran = || fs::read_to_string(sandbox.file("log")).map_or(0, |log| log.lines().count() as u32);
+        let until = (tasks / (rounds + 1)) * (round + 1);
+        eventually_sync("progress", || (ran() >= until).then_some(()));
+        std::thread::sleep(std::time::Duration::from_millis(u64::from(round * 7 % 50)));
+        kill_scheduler(&sandbox);
+        let key = format!("k{round}");
+        sandbox.ok(["submit", "--key", &key, "--", "echo", &key]);
+        acknowledged.push(key);
+    }
+    map.end().exits(0);
+    let submitted = acknowledged.iter().map(String::as_str);
+    sandbox.ok(["wait", "--timeout", "100s"].into_iter().chain(submitted));
+    for key in &acknowledged {
+        assert_eq!(sandbox.ok(["result", key]), format!("{key}\n"));
+    }
+    let counts = sandbox.status()["counts"].clone();
+    assert_eq!(counts["memory"], u64::from(tasks + rounds), "{counts}");
+    for task in 0..tasks {
+        assert_eq!(sandbox.read(&format!("out/{task}")), format!("made of {task}\n"));
+    }
+    assert_eq!(crate::support::sandbox::names(&sandbox.file("out")).len() as u32, tasks, "temporary files");
+    // What was assigned and had not begun may run again elsewhere; here every worker came back and told.
+    let log = sorted_lines(&sandbox, "log");
+    assert_eq!(log.len() as u32, tasks, "each ran once");
+}
+
+#[test]
+fn a_graph_of_kernels_goes_on_from_where_it_was() {
+    let sandbox = Sandbox::new();
+    sandbox.up(2);
+    let args: String = (0..20_000).map(|task| format!("{task}\n")).collect();
+    let map = start(&mut sandbox.jq(["map", "--wait", "--kernel", "echo"]), args.as_bytes());
+    for settled in [1, 8_000] {
+        sandbox.until("progress", |status| status["counts"]["memory"].as_u64().unwrap() >= settled);
+        kill_scheduler(&sandbox);
+    }
+    map.end().exits(0);
+    // It may have ended before the last kill: then its values come back with the workers.
+    sandbox.until("all values", |status| status["counts"]["memory"] == 20_000);
+    assert_eq!(sandbox.status()["epoch"], 3);
+}
+
+#[test]
 fn a_journal_of_a_newer_program_and_a_damaged_one_are_refused() {
     let sandbox = Sandbox::new();
     sandbox.up(1).ok(["submit", "--wait", "--", "true"]);

@@ -146,6 +146,13 @@ impl Lab {
         }
     }
 
+    /// The scheduler's process, as the contact file has it.
+    pub fn scheduler(&self) -> i32 {
+        let contact = fs::read_to_string(self.state().join("contact.toml")).unwrap();
+        let contact: toml::Table = toml::from_str(&contact).unwrap();
+        i32::try_from(contact["pid"].as_integer().unwrap()).unwrap()
+    }
+
     /// How often tasks ran in all.
     pub fn runs(&self) -> usize {
         fs::read_to_string(self.work().join("runs")).unwrap().lines().count()

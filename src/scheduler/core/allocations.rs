@@ -197,11 +197,12 @@ impl Core {
         let limits = Limits { max_pending: self.config.max_pending_allocations, submits_left };
         let per_allocation = self.config.workers_per_allocation;
         let open = self.open_allocations();
-        let decision = decide(self.allocations.target, per_allocation, &open, limits);
+        let target = self.target_in_force();
+        let decision = decide(target, per_allocation, &open, limits);
         for _ in 0..decision.submit {
             self.submit_allocation(out);
         }
-        let missing = needed(self.allocations.target, per_allocation).saturating_sub(open.len() as u32);
+        let missing = needed(target, per_allocation).saturating_sub(open.len() as u32);
         if missing > decision.submit
             && submits_left == decision.submit
             && let Some(first) = self.allocations.recent_submits.front()
@@ -216,11 +217,17 @@ impl Core {
             self.give_up_allocation(*id);
         }
         if !decision.cancel.is_empty() {
-            out.push(Action::CancelAllocations(decision.cancel));
+            self.cancel_allocations(decision.cancel, out);
         }
         for id in decision.retire {
             self.retire_allocation(id, out);
         }
+    }
+
+    /// Outputs that are accepted need somebody to bring them to their place, even where nobody is wanted otherwise.
+    fn target_in_force(&self) -> u32 {
+        let placing = self.graphs.values().any(|graph| !graph.accepted.is_empty());
+        self.allocations.target.max(u32::from(placing))
     }
 
     /// Whether there are allocations of older epochs whose state isn't known: nothing is given up or asked for on a
@@ -321,8 +328,14 @@ impl Core {
             for id in &done {
                 self.end_allocation(*id, AllocationStateName::Ended, out);
             }
-            out.push(Action::CancelAllocations(done));
+            self.cancel_allocations(done, out);
         }
+    }
+
+    /// Once it is durable that they are not wanted.
+    pub(super) fn cancel_allocations(&self, allocations: Vec<AllocationId>, out: &mut Vec<Action>) {
+        let after = self.everything_so_far();
+        out.push(Action::CancelAllocations { allocations, after });
     }
 
     fn end_allocation(&mut self, id: AllocationId, state: AllocationStateName, out: &mut Vec<Action>) {
@@ -414,13 +427,13 @@ impl Core {
                     if allocation.absent_polls >= MAX_ABSENT_POLLS && !young {
                         self.on_allocation_ended(id, "the batch system knows it no more", false, out);
                         // Should it appear after all.
-                        out.push(Action::CancelAllocations(vec![id]));
+                        self.cancel_allocations(vec![id], out);
                     }
                 }
             }
         }
         if !cancelled_in_vain.is_empty() {
-            out.push(Action::CancelAllocations(cancelled_in_vain));
+            self.cancel_allocations(cancelled_in_vain, out);
         }
     }
 
@@ -650,7 +663,8 @@ mod tests {
         }
         now = now.plus(POLL);
         let out = handle(&mut core, now, nothing());
-        assert!(out.contains(&Action::CancelAllocations(vec![AllocationId(1)])), "{out:?}");
+        let cancels = |action: &Action| matches!(action, Action::CancelAllocations { allocations, after: Some(_) } if *allocations == [AllocationId(1)]);
+        assert!(out.iter().any(cancels), "{out:?}");
         now = core.allocations.backoff_until;
         assert_eq!(submits(&handle(&mut core, now, Event::Tick)), [2]);
         assert!(refused(&handle(&mut core, now, register(1, 1, 1))), "too late");

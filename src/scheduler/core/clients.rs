@@ -55,7 +55,7 @@ impl Clients {
 
 /// The cluster ends: first running tasks may end, then workers leave, then it is over.
 pub(super) struct GoingDown {
-    call: (PeerId, u64),
+    call: Option<(PeerId, u64)>,
     until: Time,
     pub left: bool,
 }
@@ -89,7 +89,8 @@ impl Core {
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::Scale { request, workers } => self.on_scale(request, workers, out),
             Request::Down { drain_ms } => {
-                return self.on_down((peer, call), Duration::from_millis(drain_ms));
+                self.persist(Record::GoingDown { drain_ms }, out);
+                return self.take_down(Some((peer, call)), drain_ms);
             }
         };
         let after = self.everything_so_far();
@@ -328,8 +329,9 @@ impl Core {
         self.allocations.set_target(workers);
     }
 
-    fn on_down(&mut self, call: (PeerId, u64), drain: Duration) {
-        let until = self.now.plus(drain);
+    /// `call`: who asked for it, if that was in this epoch.
+    pub(super) fn take_down(&mut self, call: Option<(PeerId, u64)>, drain_ms: u64) {
+        let until = self.now.plus(Duration::from_millis(drain_ms));
         self.going_down = Some(GoingDown { call, until, left: false });
         self.allocations.set_target(0);
     }
@@ -338,8 +340,7 @@ impl Core {
     pub(super) fn go_down(&mut self, out: &mut Vec<Action>) {
         let Some(GoingDown { call, until, left }) = self.going_down else { return };
         let placing = self.graphs.values().any(|g| !g.accepted.is_empty());
-        let running =
-            placing || self.workers.iter().any(|(_, w)| w.peer().is_some() && !w.assigned.is_empty());
+        let running = placing || self.workers.iter().any(|(_, w)| w.is_expected() && !w.assigned.is_empty());
         if !left && (!running || self.now >= until) {
             let workers: Vec<_> =
                 self.workers.iter().filter_map(|(index, w)| Some((index, w.peer()?))).collect();
@@ -353,10 +354,12 @@ impl Core {
         let Some(GoingDown { call, until, left: true }) = self.going_down else { return };
         let present = self.workers.connected();
         if present == 0 || self.now >= until {
-            out.push(Action::CancelAllocations(self.allocations.open()));
-            let message = ToClient { call: call.1, reply: Reply::GoingDown { left: present } };
-            let after = self.everything_so_far();
-            out.push(Action::ToClient { peer: call.0, message, after });
+            self.cancel_allocations(self.allocations.open(), out);
+            if let Some((peer, call)) = call {
+                let message = ToClient { call, reply: Reply::GoingDown { left: present } };
+                let after = self.everything_so_far();
+                out.push(Action::ToClient { peer, message, after });
+            }
             self.dismiss_waiters(out);
             out.push(Action::Exit { reason: "jq down".into() });
         }

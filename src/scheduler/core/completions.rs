@@ -4,8 +4,8 @@ use super::Core;
 use super::task::TaskState;
 use crate::graph::TaskId;
 use crate::protocol::{
-    Completion, ErrorKind, Execution, Holding, Outcome, PendingOutput, PlaceOutcome, StoredValue, TaskError,
-    WorkerId, WorkerIndex,
+    AllocationId, Completion, ErrorKind, Execution, Holding, Outcome, PendingOutput, PlaceOutcome,
+    StoredValue, TaskError, WorkerId, WorkerIndex,
 };
 use crate::scheduler::record::Fate;
 
@@ -84,7 +84,7 @@ impl Core {
 
     /// A worker that is gone for good has finished these, and no scheduler had taken them.
     pub(super) fn on_left_behind(&mut self, worker: WorkerId, completions: Vec<Completion>) {
-        let index = self.former_worker(worker);
+        let index = self.former_worker(worker, AllocationId(0));
         for completion in completions {
             self.on_completion(index, completion);
         }
@@ -132,6 +132,9 @@ impl Core {
                 _ => self.unplaced_outputs.push(task),
             }
         }
+        if !self.unplaced_outputs.is_empty() {
+            self.allocations.note_change();
+        }
     }
 
     pub(super) fn on_placed(&mut self, worker: WorkerIndex, execution: Execution, outcome: PlaceOutcome) {
@@ -140,9 +143,7 @@ impl Core {
         if !current || self.execution(task) != Some(execution) {
             return;
         }
-        if let Some(graph) = self.graphs.get_mut(&task.graph) {
-            graph.accepted.remove(&task.index);
-        }
+        self.forget_accepted(task);
         match outcome {
             PlaceOutcome::Done => {
                 self.note_fate(execution, Fate::Placed);
@@ -226,6 +227,8 @@ impl Core {
             // The completion that made it superfluous may not be durable yet: it goes in the ordinary way.
             Some(TaskState::Released) => {
                 self.set_state(task, TaskState::Held { worker });
+                // After a restart, what is awaited may have this among its inputs.
+                self.offer_value(task);
                 self.release_when_durable(task);
             }
             _ => self.outbox.free(worker, task),

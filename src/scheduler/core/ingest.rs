@@ -63,6 +63,8 @@ impl Core {
             _ => GraphId(self.next_graph),
         };
         if let Err(refusal) = self.check_part(graph, &part) {
+            // A client that is refused streams no more.
+            self.stream_broke(graph);
             return refusal;
         }
         let Part { request, part, last, columns, options } = part;

@@ -14,6 +14,7 @@ mod ingest;
 mod inspect;
 mod outbox;
 mod placing;
+mod recovery;
 mod replay;
 mod reports;
 mod snapshot;
@@ -155,6 +156,8 @@ pub struct Core {
     going_down: Option<clients::GoingDown>,
     /// Records are being folded: values count as there until all of them are read.
     replaying: bool,
+    /// After a restart, until former workers have come back or were waited for long enough.
+    recovery: Option<recovery::Recovery>,
 }
 
 impl Core {
@@ -189,6 +192,7 @@ impl Core {
             last_step: now,
             going_down: None,
             replaying: false,
+            recovery: None,
             config,
         }
     }
@@ -218,6 +222,7 @@ impl Core {
             self.sweep(out);
         }
         self.place_outputs();
+        self.end_recovery();
         self.place();
         self.scale(out);
         self.flush_fates(out);
@@ -233,6 +238,7 @@ impl Core {
         [
             sweep,
             self.clients.deadline(),
+            self.recovery_deadline(),
             // Nothing more is asked for at the end.
             self.allocations.deadline().filter(|_| self.going_down.is_none()),
             self.going_down.as_ref().map(|d| d.deadline()),

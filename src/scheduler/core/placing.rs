@@ -43,7 +43,8 @@ impl Core {
     fn next_ready(&mut self, class: usize) -> Option<TaskId> {
         loop {
             let task = self.classes[class].ready.peek()?.0;
-            if self.state(task) == Some(TaskState::Ready) {
+            // One that is awaited comes back to the queue when nobody has brought its value.
+            if self.state(task) == Some(TaskState::Ready) && !self.is_awaited(task) {
                 return Some(task);
             }
             self.classes[class].ready.pop();

@@ -1,14 +1,14 @@
 //! A new epoch's core from the records of the older ones.
 //!
 //! What was running may still run: commands stay with the workers they were assigned to, as lost ones, until those
-//! register and settle it, or the recovery window has passed. Values are where workers say, when they register.
+//! register and settle it, or the recovery window has passed. Values are where workers say, when they register:
+//! `recovery` has that.
 
 use super::ingest::Part;
 use super::task::TaskState;
-use super::workers::Presence;
-use super::{Core, CoreConfig, RECOVERY_MARGIN};
+use super::{Core, CoreConfig};
 use crate::graph::TaskId;
-use crate::protocol::{AllocationStateName, Execution, Registration, Reply, WorkerId, WorkerIndex};
+use crate::protocol::{AllocationId, AllocationStateName, Execution, Reply, WorkerId};
 use crate::scheduler::event::{JournalSeq, Time};
 use crate::scheduler::record::{Fate, Record};
 
@@ -103,12 +103,12 @@ impl Replay {
     /// A record couldn't follow those before it.
     pub fn finish(self, last: JournalSeq) -> Result<Core, ReplayError> {
         let mut core = self.into_core()?;
-        core.replaying = false;
         core.next_seq = JournalSeq(last.0 + 1);
         core.durable = last;
         core.fates.clear();
         core.outbox = super::Outbox::default();
-        core.lose_unreported_values();
+        core.await_values();
+        core.index_states();
         // Whoever streamed has to come again.
         let open: Vec<_> = core.graphs.values().filter(|graph| !graph.sealed).map(|graph| graph.id).collect();
         open.into_iter().for_each(|graph| core.stream_broke(graph));
@@ -144,6 +144,8 @@ impl Core {
             Record::Image(image) => self.restore_image(*image)?,
             Record::Base(base) => self.restore_base(*base),
             Record::Sealed { graph } => self.seal(graph),
+            Record::Registered { worker, allocation } => drop(self.former_worker(worker, allocation)),
+            Record::Departed { worker } => self.replay_departed(&worker),
             Record::Assigned { worker, executions } => self.replay_assigned(worker, &executions),
             Record::Fates(fates) => {
                 for (execution, fate) in fates {
@@ -163,36 +165,13 @@ impl Core {
                 self.allocations.end(allocation, AllocationStateName::Ended)
             }
             Record::Forgotten { graph } => self.forget(graph),
+            Record::GoingDown { drain_ms } => self.take_down(None, drain_ms),
         }
         Ok(())
     }
 
-    /// The worker as far as the journal knows it: lost, with the whole recovery window before it.
-    pub(super) fn former_worker(&mut self, id: WorkerId) -> WorkerIndex {
-        if let Some(index) = self.workers.by_id(&id) {
-            return index;
-        }
-        let registration = Registration {
-            id,
-            allocation: crate::protocol::AllocationId(0),
-            host: String::new(),
-            pid: 0,
-            addresses: Vec::new(),
-            cores: 1,
-            memory: 0,
-            named: Vec::new(),
-            deadline_unix: 0,
-            holds: Vec::new(),
-            runs: Vec::new(),
-            completions: Vec::new(),
-        };
-        let settle_at = self.now.plus(self.config.death_timeout + RECOVERY_MARGIN);
-        self.workers
-            .add(registration, Presence::Lost { settle_at, reason: "the scheduler was restarted".into() })
-    }
-
     fn replay_assigned(&mut self, worker: WorkerId, executions: &[Execution]) {
-        let index = self.former_worker(worker);
+        let index = self.former_worker(worker, AllocationId(0));
         for execution in executions {
             if self.state(execution.task).is_some_and(|state| !state.is_settled()) {
                 self.set_execution(*execution);
@@ -219,7 +198,7 @@ impl Core {
         self.set_execution(execution);
         let micros = |nanos: u64| u32::try_from(nanos / 1000).unwrap_or(u32::MAX).max(1);
         match fate {
-            // Who holds it is not journalled: `lose_unreported_values` and registrations settle it.
+            // Who holds it is not journalled: registrations tell.
             Fate::Held { nbytes, nanos } => {
                 self.update(task, |record| (record.nbytes, record.micros) = (nbytes, micros(nanos)));
                 self.finish(task, TaskState::Released);
@@ -266,25 +245,11 @@ impl Core {
         }
     }
 
-    fn forget_accepted(&mut self, task: TaskId) {
+    pub(super) fn forget_accepted(&mut self, task: TaskId) {
         if let Some(graph) = self.graphs.get_mut(&task.graph) {
             graph.accepted.remove(&task.index);
-        }
-    }
-
-    /// Values that somebody needs and nobody has reported are made again, unless their holder comes back first.
-    fn lose_unreported_values(&mut self) {
-        let released = |g: &super::GraphState| {
-            let gone = |index: &u32| {
-                let record = &g.tasks[*index as usize];
-                record.state == TaskState::Released && (record.needed_by > 0 || record.wanted)
-            };
-            (0..g.tasks.len() as u32).filter(gone).map(|index| g.task_id(index)).collect::<Vec<_>>()
-        };
-        let mut lost: Vec<TaskId> = self.graphs.values().flat_map(released).collect();
-        lost.sort_unstable();
-        for task in lost {
-            self.lose_value(task);
+            // Nobody may be wanted any more.
+            self.allocations.note_change();
         }
     }
 }

@@ -111,6 +111,7 @@ impl Core {
             pending: self.pending_workers(),
             running: self.running_workers(),
             counts,
+            awaited: self.awaited_count(),
             families,
             graphs: self.graphs.len() as u32,
             workers,

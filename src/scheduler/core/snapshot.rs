@@ -31,7 +31,7 @@ impl Core {
             names: _,    // with their tasks
             requests: _, // of graphs with those, others below
             answers,
-            workers: _, // they register anew; what they may run is below
+            workers, // they register anew; who is expected, and what they may run, is below
             allocations,
             // Follow from the graphs.
             settled_tasks: _,
@@ -55,8 +55,9 @@ impl Core {
             outbox: _,
             next_sweep: _,
             last_step: _,
-            going_down: _,
+            recovery: _,
             replaying: _,
+            going_down,
         } = self;
         debug_assert!(fates.is_empty(), "fates that are gathered are in no record yet");
         let mut ids: Vec<GraphId> = graphs.keys().copied().collect();
@@ -79,6 +80,15 @@ impl Core {
             answers: answers.iter().filter_map(answer).collect(),
             history,
         })));
+        let mut known: Vec<_> = workers.iter().collect();
+        known.sort_unstable_by_key(|(index, _)| *index);
+        for (_, worker) in known {
+            let (id, allocation) = (worker.registration.id.clone(), worker.registration.allocation);
+            records.push(Record::Registered { worker: id.clone(), allocation });
+            if !worker.is_expected() {
+                records.push(Record::Departed { worker: id });
+            }
+        }
         for (worker, executions) in self.commands_that_may_run(&ids) {
             records.push(Record::Assigned { worker, executions });
         }
@@ -86,6 +96,11 @@ impl Core {
         let given_up = allocations.given_up();
         if !given_up.is_empty() {
             records.push(Record::GivenUp { allocations: given_up });
+        }
+        if let Some(down) = going_down {
+            let left = down.deadline().since(self.now);
+            let drain_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+            records.push(Record::GoingDown { drain_ms });
         }
         records
     }
@@ -351,9 +366,6 @@ impl Core {
             let (family, pure, literal) = (entry.family as usize, entry.pure, matches!(entry.op, Op::Data));
             *counter(&mut graph.counts, state) += 1;
             *counter(&mut self.families[family].counts, state) += 1;
-            if matches!(state, TaskState::Accepted { .. }) {
-                self.unplaced_outputs.push(TaskId { graph: id, index });
-            }
             let needs = pure && !state.is_settled();
             let dependencies: Vec<TaskId> = graph.dependencies(index).collect();
             for dependency in dependencies {

@@ -59,6 +59,9 @@ impl Core {
     }
 
     fn leave(&mut self, task: TaskId, old: TaskState) {
+        if self.replaying {
+            return;
+        }
         match old {
             TaskState::Assigned { worker } => {
                 let class = self.graphs[&task.graph].op_entry(task.index).class as usize;
@@ -75,7 +78,11 @@ impl Core {
         }
     }
 
+    /// While records are folded, only the last state of each task counts: `index_states` enters those.
     fn enter(&mut self, task: TaskId, new: TaskState) {
+        if self.replaying {
+            return;
+        }
         match new {
             TaskState::Ready => {
                 let class = self.graphs[&task.graph].op_entry(task.index).class as usize;
@@ -88,6 +95,43 @@ impl Core {
             TaskState::Accepted { worker: None } => self.unplaced_outputs.push(task),
             TaskState::Held { worker } => self.workers.add_holding(worker, task),
             _ => {}
+        }
+    }
+
+    /// Enters all tasks in the tables that go with their states.
+    pub(super) fn index_states(&mut self) {
+        let mut ready: Vec<Vec<Reverse<TaskId>>> = self.classes.iter().map(|_| Vec::new()).collect();
+        let mut others = Vec::new();
+        for graph in self.graphs.values() {
+            for (index, record) in graph.tasks.iter().enumerate() {
+                let task = graph.task_id(index as u32);
+                match record.state {
+                    TaskState::Ready => {
+                        ready[graph.ops[record.op as usize].class as usize].push(Reverse(task));
+                    }
+                    TaskState::Assigned { .. } | TaskState::Accepted { .. } | TaskState::Held { .. } => {
+                        others.push((task, record.state));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        for (class, ready) in self.classes.iter_mut().zip(ready) {
+            class.ready = ready.into();
+        }
+        others.sort_unstable_by_key(|(task, _)| *task);
+        for (task, state) in others {
+            match state {
+                // Nothing of a worker that is gone runs any more.
+                TaskState::Assigned { worker }
+                    if !self.workers.get(worker).is_some_and(|w| w.is_expected()) =>
+                {
+                    self.update(task, |record| record.state = TaskState::Waiting { missing: 0 });
+                    self.count(task, Some(state), TaskState::Waiting { missing: 0 });
+                    self.run_again(task);
+                }
+                _ => self.enter(task, state),
+            }
         }
     }
 
@@ -196,6 +240,12 @@ impl Core {
         while let Some(next) = stack.pop() {
             if self.state(next).is_some_and(|state| !state.is_settled()) {
                 stack.extend(self.dependents(next));
+                // By the records it has succeeded: that it was unfinished again, and has failed, is news to them.
+                if self.was_finished(next)
+                    && let Some(execution) = self.execution(next)
+                {
+                    self.note_fate(execution, Fate::Erred { error: error.clone(), result: None });
+                }
                 self.give_up(next, TaskState::Erred, Some(error.clone()));
             }
         }
@@ -284,7 +334,7 @@ impl Core {
             match lost {
                 Some(dependency) => {
                     let message = format!("its input {dependency} is gone and can't be made again");
-                    self.fail(task, TaskError { kind: ErrorKind::Dependency, message });
+                    self.fail_for_good(task, TaskError { kind: ErrorKind::Dependency, message });
                 }
                 None if missing == 0 => self.set_state(task, TaskState::Ready),
                 None => self.set_state(task, TaskState::Waiting { missing }),
@@ -292,8 +342,10 @@ impl Core {
         }
     }
 
-    /// A finished task whose value is gone is unfinished again: it needs its inputs, and dependents wait for it.
+    /// A finished task whose value is gone is unfinished again: it needs its inputs, and dependents for which it was
+    /// there wait for it.
     pub(super) fn bring_back(&mut self, task: TaskId) {
+        let Some(before) = self.state(task) else { return };
         if self.consumes_values(task) {
             for dependency in self.dependencies(task) {
                 self.update(dependency, |record| record.needed_by += 1);
@@ -301,6 +353,9 @@ impl Core {
         }
         self.set_state(task, TaskState::Waiting { missing: 0 });
         for dependent in self.dependents(task) {
+            if !self.input_is_there(dependent, before) {
+                continue;
+            }
             match self.state(dependent) {
                 Some(TaskState::Waiting { missing }) => {
                     self.set_state(dependent, TaskState::Waiting { missing: missing + 1 });

@@ -156,6 +156,10 @@ impl Story {
         for action in out {
             if let Action::Persist { record, .. } = &action {
                 self.journal.push(record.clone());
+                // No story needs to say that workers' comings and goings are journalled.
+                if matches!(record, Record::Registered { .. } | Record::Departed { .. }) {
+                    continue;
+                }
             }
             self.out.push_back(action);
         }
@@ -201,6 +205,10 @@ impl Story {
 
     fn register(&mut self, peer: u64, registration: Registration) {
         self.worker_says(peer, FromWorker::Register(Box::new(registration)));
+        // That a new one is there is journalled; no story needs to say so.
+        let noted =
+            |action: &Action| matches!(action, Action::Persist { record: Record::Registered { .. }, .. });
+        self.out.retain(|action| !noted(action));
     }
 
     fn finish(&mut self, peer: u64, completion: Completion) {
@@ -247,22 +255,22 @@ fn a_kernel_goes_from_its_submission_to_its_result() {
     s.register(1, registration("w"));
     comes!(s, Action::ToWorker { message: ToWorker::Welcome { epoch: Epoch(1), .. }, after: None, .. });
     s.submit(9, graph(&[(kernel(), &[])], &[0]));
-    comes!(s, Action::Persist { seq: JournalSeq(3), record: Record::Part { graph: GraphId(1), .. } });
+    comes!(s, Action::Persist { seq: JournalSeq(4), record: Record::Part { graph: GraphId(1), .. } });
     comes!(
         s,
         Action::ToClient {
             message: ToClient { reply: Reply::Submitted { .. }, .. },
-            after: Some(JournalSeq(3)),
+            after: Some(JournalSeq(4)),
             ..
         }
     );
     comes!(s, Action::ToWorker { message: ToWorker::Ops { .. }, after: None, .. });
     // Not before the graph is durable: after a restart its number may go to another.
-    comes!(s, Action::ToWorker { message: ToWorker::Compute(_), after: Some(JournalSeq(3)), .. });
+    comes!(s, Action::ToWorker { message: ToWorker::Compute(_), after: Some(JournalSeq(4)), .. });
     s.sync();
     s.finish(1, held(execution(task(1, 0), 1, 1)));
-    comes!(s, Action::Persist { seq: JournalSeq(4), record: Record::Fates(fates) } if matches!(fates[0].1, Fate::Held { .. }));
-    comes!(s, Action::ToWorker { message: ToWorker::Acknowledge { .. }, after: Some(JournalSeq(4)), .. });
+    comes!(s, Action::Persist { seq: JournalSeq(5), record: Record::Fates(fates) } if matches!(fates[0].1, Fate::Held { .. }));
+    comes!(s, Action::ToWorker { message: ToWorker::Acknowledge { .. }, after: Some(JournalSeq(5)), .. });
     s.sync();
     s.quiet();
 }
@@ -289,8 +297,8 @@ fn a_command_leaves_once_it_is_durable_that_its_worker_may_run_it() {
     comes!(s, Action::Persist { record: Record::Part { .. }, .. });
     comes!(s, Action::ToClient { .. });
     comes!(s, Action::ToWorker { message: ToWorker::Ops { .. }, .. });
-    comes!(s, Action::Persist { seq: JournalSeq(4), record: Record::Assigned { .. } });
-    comes!(s, Action::ToWorker { message: ToWorker::Compute(_), after: Some(JournalSeq(4)), .. });
+    comes!(s, Action::Persist { seq: JournalSeq(5), record: Record::Assigned { .. } });
+    comes!(s, Action::ToWorker { message: ToWorker::Compute(_), after: Some(JournalSeq(5)), .. });
     s.quiet();
 }
 
@@ -321,6 +329,16 @@ fn a_stream_that_goes_on_over_another_link_is_not_given_up() {
     s.wait_secs(100);
     assert!(!s.journal.contains(&Record::Sealed { graph: GraphId(1) }));
     s.lose(CLIENT.0);
+    s.wait_secs(100);
+    assert!(s.journal.contains(&Record::Sealed { graph: GraphId(1) }));
+}
+
+#[test]
+fn a_stream_that_comes_back_and_is_refused_is_given_up() {
+    let mut s = Story::new();
+    s.submit_part(9, 0, false, graph(&[(kernel(), &[])], &[]));
+    s.lose(CLIENT.0);
+    s.submit_part(9, 1, true, graph_upon(task(7, 0), &[(kernel(), &[u32::MAX])]));
     s.wait_secs(100);
     assert!(s.journal.contains(&Record::Sealed { graph: GraphId(1) }));
 }

@@ -9,6 +9,7 @@ use crate::protocol::{
     WorkerId, WorkerIndex, WorkerStateName,
 };
 use crate::scheduler::event::{Action, PeerId, Time};
+use crate::scheduler::record::Record;
 use std::collections::{BTreeSet, HashMap};
 
 /// Lost and departed workers that stay known, for `status` and for late reports.
@@ -55,6 +56,11 @@ impl Worker {
             Presence::Connected { peer, .. } => Some(peer),
             _ => None,
         }
+    }
+
+    /// Whether it is there, or may come back.
+    pub fn is_expected(&self) -> bool {
+        !matches!(self.presence, Presence::Gone { .. })
     }
 
     pub fn state_name(&self) -> WorkerStateName {
@@ -106,7 +112,7 @@ impl Workers {
     }
 
     pub fn any_alive(&self) -> bool {
-        self.list.values().any(|w| !matches!(w.presence, Presence::Gone { .. }))
+        self.list.values().any(Worker::is_expected)
     }
 
     pub fn connected(&self) -> u32 {
@@ -255,9 +261,7 @@ impl Workers {
 
     /// Workers of this allocation, connected or lost.
     pub fn of_allocation(&self, allocation: AllocationId) -> Vec<WorkerIndex> {
-        let is_there = |index: &WorkerIndex| {
-            self.list.get(index).is_some_and(|w| !matches!(w.presence, Presence::Gone { .. }))
-        };
+        let is_there = |index: &WorkerIndex| self.list.get(index).is_some_and(Worker::is_expected);
         self.by_allocation.get(&allocation).into_iter().flatten().copied().filter(is_there).collect()
     }
 
@@ -338,6 +342,8 @@ impl Core {
                 index
             }
             None => {
+                let (worker, allocation) = (registration.id.clone(), registration.allocation);
+                self.persist(Record::Registered { worker, allocation }, out);
                 let index = self.workers.add(registration, Presence::Gone { reason: String::new() });
                 self.workers.set_presence(index, connected);
                 index
@@ -426,9 +432,11 @@ impl Core {
             return;
         }
         let clean = reason.starts_with("left");
-        if let Some(peer) = worker.peer() {
+        let (peer, id) = (worker.peer(), worker.registration.id.clone());
+        if let Some(peer) = peer {
             self.close(peer, reason, out);
         }
+        self.persist(Record::Departed { worker: id }, out);
         self.workers.set_presence(index, Presence::Gone { reason: reason.to_owned() });
         self.allocations.note_change();
         self.lose_values_of(index);

@@ -18,7 +18,7 @@ use super::spec::ClusterSpec;
 use crate::graph::GraphId;
 use crate::journal::Journal;
 use crate::net::Frame;
-use crate::protocol::{self, FromClient, FromWorker, LeftBehind, Request};
+use crate::protocol::{FromClient, FromWorker, LeftBehind, Request};
 use crate::state::lease::{SILENT_AFTER, Standstill};
 use crate::state::{ClusterFile, Fence, Role, StateDir};
 use anyhow::{Context as _, bail};
@@ -163,12 +163,13 @@ fn resume(
     if history.records > 0 {
         let status = core.status();
         info!(
-            "resumed from {} records, {} bytes, in {} ms: {} graphs, {} tasks open, {} settled",
+            "resumed from {} records, {} bytes, in {} ms: {} graphs, {} tasks open, {} values awaited, {} tasks settled",
             history.records,
             history.segments.iter().map(|segment| segment.nbytes).sum::<u64>(),
             clock.now().since(began).as_millis(),
             status.graphs,
-            status.counts.open(),
+            status.counts.open() - status.awaited,
+            status.awaited,
             status.counts.settled(),
         );
     }
@@ -200,8 +201,8 @@ struct Shell {
     journal: Journal,
     fence: Fence,
     commands: mpsc::UnboundedSender<Command>,
-    /// Submits whose intent isn't durable yet.
-    waiting: Vec<(JournalSeq, protocol::AllocationId)>,
+    /// Submits and cancels whose reason isn't durable yet.
+    waiting: Vec<(JournalSeq, Command)>,
     /// Graphs that are forgotten once that record is durable.
     to_forget: VecDeque<(JournalSeq, GraphId)>,
     /// Where they go then.
@@ -327,11 +328,9 @@ impl Shell {
             let _ = self.forgotten.send(graph);
         }
         self.remove_spent(seq);
-        let (ready, waiting) = self.waiting.drain(..).partition(|(after, _)| *after <= seq);
-        self.waiting = waiting;
-        let ready: Vec<(JournalSeq, protocol::AllocationId)> = ready;
-        for (_, allocation) in ready {
-            self.command(Command::Submit(allocation));
+        let ready: Vec<_> = self.waiting.extract_if(.., |(after, _)| *after <= seq).collect();
+        for (_, command) in ready {
+            self.command(command);
         }
     }
 
@@ -383,10 +382,15 @@ impl Shell {
                 self.flush();
                 self.peers.remove(peer);
             }
-            Action::Submit { allocation, after } => self.waiting.push((after, allocation)),
-            Action::CancelAllocations(allocations) => {
-                self.waiting.retain(|(_, waiting)| !allocations.contains(waiting));
-                self.command(Command::Cancel(allocations));
+            Action::Submit { allocation, after } => self.waiting.push((after, Command::Submit(allocation))),
+            Action::CancelAllocations { allocations, after } => {
+                let cancelled =
+                    |command: &Command| matches!(command, Command::Submit(id) if allocations.contains(id));
+                self.waiting.retain(|(_, command)| !cancelled(command));
+                match after.filter(|after| *after > self.peers.durable_so_far()) {
+                    Some(after) => self.waiting.push((after, Command::Cancel(allocations))),
+                    None => self.command(Command::Cancel(allocations)),
+                }
             }
             Action::Poll => self.command(Command::Poll),
             Action::Exit { reason } => self.exit = Some(reason),
@@ -415,14 +419,20 @@ impl Shell {
     /// Waits for the last records to be durable, the last answers to be written and the last cancels to be done.
     async fn finish(&mut self, incoming: &mut mpsc::Receiver<Incoming>) {
         let (done, mut finished) = oneshot::channel();
-        self.command(Command::Finish(done));
+        let mut done = Some(done);
         let until = tokio::time::Instant::now() + FINISH_TIMEOUT;
         let mut launcher_done = false;
         while !launcher_done || self.journal.backlog_bytes() > 0 {
+            // The last cancels are on their way to the launcher: it may end after them.
+            if self.waiting.is_empty()
+                && let Some(done) = done.take()
+            {
+                self.command(Command::Finish(done));
+            }
             tokio::select! {
                 _ = &mut finished, if !launcher_done => launcher_done = true,
                 event = incoming.recv() => match event {
-                    Some(Incoming::Core(Event::Durable(seq))) => self.peers.durable(seq),
+                    Some(Incoming::Core(Event::Durable(seq))) => self.on_durable(seq),
                     Some(Incoming::Fatal(reason)) => return error!("{reason}"),
                     Some(_) => {}
                     None => return,

@@ -107,3 +107,208 @@ fn allocations_that_run_are_kept_and_ended_ones_are_not_asked_about() {
     s.tell(polled(&[(2, AllocationStatus::Running { nodes: "n1".into(), ends_unix: 0 })]));
     s.quiet();
 }
+
+/// A task of two cores' worth of inputs: two wanted values, and one made of both that nobody has begun.
+fn two_values_and_one_of_them() -> Story {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.register(2, registration("v"));
+    s.submit(9, graph(&[(kernel(), &[]), (kernel(), &[]), (kernel(), &[0, 1])], &[2]));
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    s.finish(2, held(execution(task(1, 1), 1, 1)));
+    s
+}
+
+fn holding(name: &str, index: u32) -> Registration {
+    Registration { holds: vec![Holding { task: task(1, index), nbytes: 8 }], ..registration(name) }
+}
+
+#[test]
+fn values_that_former_workers_hold_are_not_made_again() {
+    let mut s = two_values_and_one_of_them();
+    s.restart();
+    assert_eq!(s.state(task(1, 0)), "waiting");
+    // The first to come could make both again: it is given nothing that another may bring.
+    s.register(1, holding("w", 0));
+    assert_eq!(
+        (s.state(task(1, 0)), s.state(task(1, 1)), s.state(task(1, 2))),
+        ("held", "waiting", "waiting")
+    );
+    s.skip();
+    s.wait_secs(9);
+    s.out.retain(|action| !matches!(action, Action::Poll));
+    s.quiet();
+    s.register(2, holding("v", 1));
+    assert_eq!((s.state(task(1, 1)), s.state(task(1, 2))), ("held", "assigned"));
+}
+
+#[test]
+fn values_of_former_workers_that_do_not_come_are_made_again() {
+    for reported_dead in [false, true] {
+        let mut s = two_values_and_one_of_them();
+        s.restart();
+        s.register(1, holding("w", 0));
+        if reported_dead {
+            s.worker_says(7, FromWorker::Dead { id: registration("v").id, verdict: "killed".into() });
+        } else {
+            s.wait_secs(10);
+        }
+        assert_eq!(s.state(task(1, 1)), "assigned", "{reported_dead}");
+        assert_eq!(s.core.assigned_peer(task(1, 1)), Some(PeerId(1)));
+        // Its holder comes late, and is as good.
+        if !reported_dead {
+            s.register(2, holding("v", 1));
+            s.finish(1, held(execution(task(1, 1), 2, 2)));
+            assert_eq!((s.state(task(1, 1)), s.state(task(1, 2))), ("held", "assigned"));
+        }
+    }
+}
+
+#[test]
+fn nothing_waits_where_nothing_is_missing() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(kernel(), &[])], &[]));
+    s.restart();
+    s.register(2, registration("v"));
+    assert_eq!(s.core.assigned_peer(task(1, 0)), Some(PeerId(2)));
+}
+
+#[test]
+fn what_is_awaited_from_one_needs_its_own_inputs_only_if_that_one_does_not_come() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(kernel(), &[]), (kernel(), &[0]), (command(0, 0), &[1]), (kernel(), &[1])], &[]));
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    s.finish(1, held(execution(task(1, 1), 1, 1)));
+    s.sync();
+    assert_eq!(s.state(task(1, 0)), "released");
+    s.restart();
+    assert_eq!((s.state(task(1, 0)), s.state(task(1, 1))), ("released", "waiting"));
+    s.register(1, holding("w", 1));
+    assert_eq!((s.state(task(1, 0)), s.state(task(1, 1))), ("released", "held"));
+}
+
+#[test]
+fn dependents_that_failed_with_a_task_that_had_succeeded_stay_failed() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(kernel(), &[]), (kernel(), &[0])], &[0, 1]));
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    s.finish(1, held(execution(task(1, 1), 1, 1)));
+    s.worker_says(1, FromWorker::ValuesLost(vec![task(1, 0), task(1, 1)]));
+    s.finish(1, erred(execution(task(1, 0), 1, 2)));
+    assert_eq!((s.state(task(1, 0)), s.state(task(1, 1))), ("erred", "erred"));
+    s.restart();
+    assert_eq!((s.state(task(1, 0)), s.state(task(1, 1))), ("erred", "erred"));
+}
+
+#[test]
+fn a_command_of_a_worker_that_was_known_dead_waits_for_nobody() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(command(0, 0), &[])], &[]));
+    s.worker_says(7, FromWorker::Dead { id: registration("w").id, verdict: "killed".into() });
+    s.restart();
+    assert_eq!(s.state(task(1, 0)), "ready");
+    s.register(1, registration("w"));
+    comes!(s, Action::ToWorker { message: ToWorker::Refused { .. }, .. });
+}
+
+#[test]
+fn a_command_of_a_former_worker_runs_elsewhere_once_its_job_is_surely_over() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(command(0, 0), &[])], &[]));
+    s.restart();
+    s.register(2, registration("v"));
+    assert_eq!((s.state(task(1, 0)), s.core.assigned_peer(task(1, 0))), ("assigned", None));
+    let over = AllocationStatus::Ended { words: "COMPLETED".into(), confirmed: true };
+    s.tell(Event::Polled(vec![(AllocationId(1), "7".into(), over)]));
+    assert_eq!(s.state(task(1, 0)), "ready");
+}
+
+#[test]
+fn a_cluster_that_was_going_down_goes_down() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(command(0, 0), &[])], &[]));
+    s.ask(Request::Down { drain_ms: 5_000 });
+    s.restart();
+    s.tell(Event::Tick);
+    s.quiet();
+    s.register(1, Registration { runs: vec![execution(task(1, 0), 1, 1)], ..registration("w") });
+    s.skip();
+    s.wait_secs(5);
+    comes!(s, Action::ToWorker { message: ToWorker::Leave { now: true, .. }, .. });
+    s.lose(1);
+    assert!(s.out.iter().any(|action| matches!(action, Action::Exit { .. })), "{:?}", s.out);
+}
+
+#[test]
+fn accepted_outputs_have_a_worker_even_where_none_is_wanted() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(command(1, 0), &[])], &[]));
+    s.finish(1, written(execution(task(1, 0), 1, 1)));
+    s.worker_says(7, FromWorker::Dead { id: registration("w").id, verdict: "killed".into() });
+    s.ask(Request::Scale { request: RequestId(2), workers: 0 });
+    s.tell(Event::Polled(vec![(
+        AllocationId(1),
+        "7".into(),
+        AllocationStatus::Ended { words: "COMPLETED".into(), confirmed: true },
+    )]));
+    assert!(s.out.iter().any(|action| matches!(action, Action::Submit { allocation: AllocationId(2), .. })));
+    s.restart();
+    s.register(2, Registration { allocation: AllocationId(2), ..registration("v") });
+    comes!(s, Action::ToWorker { message: ToWorker::Welcome { .. }, .. });
+    comes!(s, Action::ToWorker { message: ToWorker::Place { .. }, .. });
+    s.quiet();
+    s.worker_says(
+        2,
+        FromWorker::Placed { execution: execution(task(1, 0), 1, 1), outcome: PlaceOutcome::Done },
+    );
+    assert_eq!(s.state(task(1, 0)), "stored");
+    assert!(s.out.iter().any(|a| matches!(a, Action::ToWorker { message: ToWorker::Leave { .. }, .. })));
+}
+
+#[test]
+fn what_a_worker_left_behind_counts_once() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(command(1, 0), &[])], &[]));
+    s.restart();
+    let left = || Event::LeftBehind {
+        worker: registration("w").id,
+        completions: vec![written(execution(task(1, 0), 1, 1))],
+    };
+    s.tell_all(vec![left(), left()]);
+    comes!(s, Action::Poll);
+    comes!(s, Action::Persist { record: Record::Fates(fates), .. } if fates.len() == 1);
+    assert_eq!(s.state(task(1, 0)), "accepted");
+    s.register(2, registration("v"));
+    assert!(s.out.iter().any(|a| matches!(a, Action::ToWorker { message: ToWorker::Place { .. }, .. })));
+}
+
+#[test]
+fn an_input_that_is_made_again_for_others_counts_once_for_what_is_awaited() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.register(2, Registration { cores: 2, ..registration("v") });
+    let tasks: &[(Op, &[u32])] = &[(kernel(), &[]), (kernel(), &[0]), (kernel(), &[]), (kernel(), &[1])];
+    s.submit(9, graph(tasks, &[]));
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    s.sync();
+    s.finish(1, held(execution(task(1, 1), 1, 1)));
+    s.finish(2, held(execution(task(1, 1), 1, 1)));
+    s.sync();
+    s.restart();
+    assert_eq!((s.state(task(1, 0)), s.state(task(1, 1))), ("released", "waiting"));
+    // Somebody new needs the released one, which nobody is awaited for.
+    s.register(2, Registration { cores: 2, ..registration("v") });
+    s.submit(10, graph_upon(task(1, 0), &[(kernel(), &[u32::MAX])]));
+    assert_eq!((s.state(task(1, 0)), s.state(task(1, 1))), ("assigned", "waiting"));
+    s.wait_secs(10);
+    s.finish(2, held(execution(task(1, 0), 2, 2)));
+    assert_eq!(s.state(task(1, 1)), "assigned");
+}
