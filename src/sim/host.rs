@@ -129,7 +129,8 @@ impl World {
                 if self.server.is_none() && self.hosts[host].core.epoch().is_some() {
                     // It finds the last epoch's fence standing, and its scheduler gone.
                     let at = self.now - self.hosts[host].born;
-                    self.host_takes(host, Incoming::Core(Event::NotGivenUp { at }));
+                    let event = if self.went_down { Event::BroughtDown } else { Event::NotGivenUp { at } };
+                    self.host_takes(host, Incoming::Core(event));
                 }
                 self.host_links_soon(host, 500, 10_000);
             }

@@ -256,12 +256,23 @@ impl World {
         });
     }
 
+    /// As the shell does it at the end: the last records become durable, and what waited for them is sent.
+    fn finish_server(&mut self) {
+        let Some(server) = &mut self.server else { return };
+        for bytes in server.unsynced.drain(..) {
+            self.disk.append(bytes);
+        }
+        server.letters.release(self.disk.len());
+        self.flush_server();
+    }
+
     /// Sets the next tick. A deadline that stays in the past would spin.
     fn wind_server(&mut self, life: u32) {
         let Some(server) = self.server.as_mut().filter(|server| server.life == life) else { return };
         if server.exit {
             self.count("run", "clean ends");
             self.went_down = true;
+            self.finish_server();
             self.server_dies();
             return;
         }

@@ -370,6 +370,24 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_that_stood_still_is_told_by_its_text_and_any_movement_voids_it() {
+        let home = tempfile::tempdir().unwrap();
+        let mut lease = Lease::take(home.path(), 3).unwrap();
+        let seen = look(home.path()).unwrap().unwrap();
+        let mut watch = LeaseWatch::default();
+        assert_eq!(watch.standstill(&seen, Duration::ZERO), None);
+        assert_eq!(watch.standstill(&seen, CLAIM_AFTER - Duration::from_nanos(1)), None);
+        let still = watch.standstill(&seen, CLAIM_AFTER).unwrap();
+        assert_eq!(still.to_string().parse(), Ok(still));
+        assert!(still.is(&look(home.path()).unwrap().unwrap()));
+        lease.beat().unwrap();
+        assert!(!still.is(&look(home.path()).unwrap().unwrap()));
+        for nonsense in ["", "3", "3:", "x:1", "3:1:2"] {
+            assert!(nonsense.parse::<Standstill>().is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
     fn beats_move_the_counter_and_release_shows() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(look(dir.path()).unwrap(), None);

@@ -31,10 +31,9 @@ impl Core {
             names: _,    // with their tasks
             requests: _, // of graphs with those, others below
             answers,
-            workers, // they register anew; who is expected, and what they may run, is below
+            workers: _, // they register anew; who is expected, and what they may run, is below
             allocations,
-            // Follow from the graphs.
-            settled_tasks: _,
+            settled_tasks: _, // from here on: follow from the graphs
             settled_bytes: _,
             broken_streams: _,
             families: _,
@@ -80,18 +79,7 @@ impl Core {
             answers: answers.iter().filter_map(answer).collect(),
             history,
         })));
-        let mut known: Vec<_> = workers.iter().collect();
-        known.sort_unstable_by_key(|(index, _)| *index);
-        for (_, worker) in known {
-            let (id, allocation) = (worker.registration.id.clone(), worker.registration.allocation);
-            records.push(Record::Registered { worker: id.clone(), allocation });
-            if !worker.is_expected() {
-                records.push(Record::Departed { worker: id });
-            }
-        }
-        for (worker, executions) in self.commands_that_may_run(&ids) {
-            records.push(Record::Assigned { worker, executions });
-        }
+        records.extend(self.worker_records(&ids));
         records.extend(allocations.open().into_iter().map(|allocation| Record::Intent { allocation }));
         let given_up = allocations.given_up();
         if !given_up.is_empty() {
@@ -101,6 +89,24 @@ impl Core {
             let left = down.deadline().since(self.now);
             let drain_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
             records.push(Record::GoingDown { drain_ms });
+        }
+        records
+    }
+
+    /// Who is expected back, who isn't, and the commands that may run on them.
+    fn worker_records(&self, ids: &[GraphId]) -> Vec<Record> {
+        let mut records = Vec::new();
+        let mut known: Vec<_> = self.workers.iter().collect();
+        known.sort_unstable_by_key(|(index, _)| *index);
+        for (_, worker) in known {
+            let (id, allocation) = (worker.registration.id.clone(), worker.registration.allocation);
+            records.push(Record::Registered { worker: id.clone(), allocation });
+            if !worker.is_expected() {
+                records.push(Record::Departed { worker: id });
+            }
+        }
+        for (worker, executions) in self.commands_that_may_run(ids) {
+            records.push(Record::Assigned { worker, executions });
         }
         records
     }

@@ -356,9 +356,7 @@ impl Launcher {
 
 /// From 1 to 1.2: clusters that were brought up together don't ask together for ever, and none asks too often.
 fn jitter() -> f64 {
-    let mut byte = [0u8];
-    let random = getrandom::fill(&mut byte).map_or(128, |()| byte[0]);
-    1.0 + f64::from(random) / 255.0 * 0.2
+    1.0 + crate::net::backoff::fraction() * 0.2
 }
 
 fn translate(state: &JobState) -> AllocationStatus {

@@ -18,11 +18,20 @@ pub(super) struct Contact {
     /// The last instant at which there was something to do.
     busy: Nanos,
     ever_welcomed: bool,
+    /// The cluster was brought down.
+    is_down: bool,
 }
 
 impl Contact {
     pub fn new(now: Nanos) -> Contact {
-        Contact { unanswered: VecDeque::new(), answered: now, proven: now, busy: now, ever_welcomed: false }
+        Contact {
+            unanswered: VecDeque::new(),
+            answered: now,
+            proven: now,
+            busy: now,
+            ever_welcomed: false,
+            is_down: false,
+        }
     }
 
     /// A new link: what was asked over the old one is answered no more.
@@ -35,7 +44,7 @@ impl Contact {
     }
 
     pub fn welcome(&mut self) {
-        self.ever_welcomed = true;
+        (self.ever_welcomed, self.is_down) = (true, false);
         self.answer();
     }
 
@@ -44,6 +53,11 @@ impl Contact {
             self.answered = self.answered.max(asked);
             self.prove(asked);
         }
+    }
+
+    /// There is no contact file any more.
+    pub fn end(&mut self) {
+        self.is_down = true;
     }
 
     /// Nobody could have given this worker up by then.
@@ -73,9 +87,12 @@ impl Core {
         [death.then(|| self.death()), self.patience_ends()].into_iter().flatten().min()
     }
 
-    /// When this worker leaves if no scheduler comes: one that never had any, soon; one that has nothing to do and
+    /// When this worker leaves if no scheduler comes: one that never had any, or whose cluster was brought down, soon; one that has nothing to do and
     /// holds nothing that only it may have, after its idle timeout. Others stay as long as their job does.
     fn patience_ends(&self) -> Option<Nanos> {
+        if self.contact.is_down {
+            return Some(self.death());
+        }
         if !self.contact.ever_welcomed {
             return Some(self.contact.answered + span(self.config.death_timeout));
         }
@@ -94,6 +111,7 @@ impl Core {
             self.stop_commands(out);
         }
         if self.patience_ends().is_some_and(|end| self.now >= end) {
+            self.kill_everything(out);
             let waited = Duration::from_nanos(self.now - self.contact.answered).as_secs();
             // For good: another life of this worker would find as little.
             self.exit(format!("no scheduler for {waited} s"), out);

@@ -62,6 +62,8 @@ pub enum Event {
     NotGivenUp {
         at: Nanos,
     },
+    /// A look has found no contact file: the cluster was brought down.
+    BroughtDown,
     /// This process was asked to end (a signal, its walltime).
     AskedToLeave {
         reason: String,
@@ -298,6 +300,7 @@ impl Core {
                 }
             }
             Event::NotGivenUp { at } => self.contact.prove(at),
+            Event::BroughtDown => self.contact.end(),
             Event::AskedToLeave { reason } => {
                 self.signalled = true;
                 self.settle_doubts(out);

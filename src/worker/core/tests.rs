@@ -287,6 +287,25 @@ fn without_a_scheduler_an_idle_worker_leaves_and_one_with_values_stays() {
 }
 
 #[test]
+fn a_worker_of_a_cluster_that_was_brought_down_leaves_whatever_it_has() {
+    let mut s = Story::new();
+    s.run(execution(0, 1));
+    s.tell(ended(execution(0, 1)));
+    comes!(s, Action::Send(FromWorker::Finished(_)));
+    s.run_command(execution(1, 1), false);
+    s.tell(Event::Disconnected);
+    s.tell(Event::NotGivenUp { at: 10 * SECOND });
+    s.tell(Event::BroughtDown);
+    s.at(129);
+    s.quiet();
+    s.at(130);
+    comes!(s, Action::Kill(killed) if killed == execution(1, 1));
+    s.out.retain(|action| !matches!(action, Action::Kill(_)));
+    comes!(s, Action::Exit { .. });
+    s.quiet();
+}
+
+#[test]
 fn a_worker_that_no_scheduler_ever_welcomes_leaves_soon() {
     let mut core = Core::new(config(), 0);
     let mut out = Vec::new();

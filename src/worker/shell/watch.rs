@@ -42,14 +42,17 @@ impl Watch {
             let state = self.state.clone();
             // A file server may keep us waiting.
             let look = move || {
-                let newest = state.read_contact().ok().flatten().map_or(0, |contact| contact.epoch);
+                let contact = state.read_contact();
                 let is_ours = proves(&state, epoch, &mut lease, at);
-                (newest, is_ours, lease)
+                (contact, is_ours, lease)
             };
-            let Ok((newest, is_ours, watched)) = tokio::task::spawn_blocking(look).await else { return };
+            let Ok((contact, is_ours, watched)) = tokio::task::spawn_blocking(look).await else { return };
             lease = watched;
-            tell_newest(&self.newest, newest);
-            if is_ours {
+            let is_down = matches!(contact, Ok(None));
+            tell_newest(&self.newest, contact.ok().flatten().map_or(0, |contact| contact.epoch));
+            if is_down {
+                let _ = self.events.send(Incoming::Core(Event::BroughtDown));
+            } else if is_ours {
                 let at = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
                 let _ = self.events.send(Incoming::Core(Event::NotGivenUp { at }));
             }
