@@ -1,11 +1,13 @@
 //! Journals of simulated clusters, written by the real writer in several segments and epochs with snapshots in between,
 //! and then harmed: what is read back is a true prefix or a refusal. `JOBQ_TEST_SEED=n` runs another seed.
 
+use jobq::graph::{Builder, Columns, Op};
 use jobq::journal::{
     Bodies, Body, Entry, Files, History, Journal, JournalError, Options, Progress, read_all, read_from,
 };
+use jobq::protocol::{FromClient, GraphOptions, Request, RequestId};
 use jobq::scheduler::core::{Core, CoreConfig};
-use jobq::scheduler::event::{JournalSeq, Time};
+use jobq::scheduler::event::{Action, Event, JournalSeq, PeerId, Time};
 use jobq::scheduler::record::{KIND, Record, VERSION};
 use jobq::sim;
 use std::collections::{BTreeMap, HashSet};
@@ -73,11 +75,14 @@ struct Writing {
 
 impl Writing {
     fn begin(dir: &Path, epoch: u32) -> Writing {
+        Writing::begin_with(dir, epoch, Options { segment_bytes: 700, ..Options::default() })
+    }
+
+    fn begin_with(dir: &Path, epoch: u32, options: Options) -> Writing {
         let history = read_all(dir, |_| {}).unwrap();
         assert_eq!(history.damage, None);
         let (sender, told) = channel();
         let report = move |progress| drop(sender.send(progress));
-        let options = Options { segment_bytes: 700, ..Options::default() };
         Writing { journal: Journal::create(dir, epoch, &history, options, report).unwrap(), told }
     }
 
@@ -259,4 +264,62 @@ fn altered_records_are_refused_or_lead_to_a_sound_core() {
     }
     println!("{sound} led to a sound core, {refused} were refused");
     assert!(sound > 100 && refused > 100);
+}
+
+fn literals(count: u32) -> Columns {
+    let mut builder = Builder::new();
+    let op = builder.op(Op::Data);
+    for _ in 0..count {
+        builder.task(op, &[7; 50], &[]);
+    }
+    builder.build().unwrap().into_columns()
+}
+
+fn bytes_in(dir: &Path) -> u64 {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+}
+
+/// Work without an end, with a short history and small files.
+#[test]
+fn a_journal_stays_small_however_long_the_cluster_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 4 << 10, snapshot_bytes: 16 << 10 };
+    let mut writing = Writing::begin_with(dir.path(), 1, options);
+    let config = CoreConfig { keep_settled: 100, ..CoreConfig::default() };
+    let mut core = Core::new(config, Time::default());
+    let (mut largest, mut snapshots) = ([0, 0], 0);
+    for n in 1..=1000_u32 {
+        let request = Request::Submit {
+            request: RequestId(u128::from(n)),
+            part: 0,
+            last: true,
+            columns: Box::new(literals(10)),
+            options: GraphOptions::default(),
+        };
+        let message = FromClient { call: u64::from(n), request };
+        let mut out = Vec::new();
+        core.handle(Time::default(), Event::FromClient { peer: PeerId(1), message }, &mut out);
+        core.settle_down(Time::default(), &mut out);
+        for action in out {
+            if let Action::Persist { record, .. } = action {
+                writing.append(&record);
+            }
+        }
+        if writing.journal.wants_snapshot() {
+            writing.snapshot(&core);
+            snapshots += 1;
+        }
+        let half = usize::from(n > 500);
+        largest[half] = largest[half].max(bytes_in(dir.path()));
+    }
+    writing.journal.close().unwrap();
+    assert!(snapshots > 10, "{snapshots} snapshots");
+    assert!(largest[1] <= largest[0] && largest[0] < 64 << 10, "{largest:?} bytes at most");
+    // And it still tells how things stand.
+    let mut told = Vec::new();
+    let history =
+        read_all(dir.path(), |r| told.push(Record::decode(r.kind, r.version, r.body).unwrap())).unwrap();
+    assert_eq!(history.damage, None);
+    let status = self::core(told).status();
+    assert!((10..=12).contains(&status.graphs), "{} graphs", status.graphs);
 }

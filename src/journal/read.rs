@@ -192,6 +192,11 @@ fn plan(files: &impl Files, places: &[Place]) -> Result<Result<Option<Plan>, Dam
         }
         match seal_of(files, epoch)? {
             Err(damage) => return Ok(Err(damage)),
+            Ok(None) if own(1).next().is_some() => {
+                let path = files.dir().join(Place::segment(epoch, 0).file_name());
+                let reason = "its first record isn't whole, and others come after it".to_owned();
+                return Ok(Err(Damage { path, offset: HEADER_BYTES as u64, reason }));
+            }
             Ok(None) => {}
             Ok(Some(sealed)) => {
                 let older = sealed.into_iter().filter(|sealed| sealed.place.epoch < epoch);

@@ -145,6 +145,24 @@ fn an_epoch_that_died_at_its_first_record_leaves_no_trace() {
 }
 
 #[test]
+fn an_epoch_that_went_on_after_its_first_record_did_not_die_at_it() {
+    let dir = tempfile::tempdir().unwrap();
+    for epoch in [1, 2] {
+        let (mut journal, told) = begin(dir.path(), epoch, small(1));
+        for text in ["a", "b"] {
+            let seq = append(&mut journal, text);
+            wait_durable(&told, seq);
+        }
+        journal.close().unwrap();
+    }
+    let path = path_of(dir.path(), Place::segment(2, 0));
+    let len = std::fs::metadata(&path).unwrap().len();
+    OpenOptions::new().write(true).open(&path).unwrap().set_len(len - 1).unwrap();
+    let (read, history) = texts(dir.path());
+    assert_eq!((read.len(), history.damage.unwrap().path), (0, path));
+}
+
+#[test]
 fn a_torn_tail_ends_the_last_segment_and_is_cut_by_the_next_epoch() {
     let dir = tempfile::tempdir().unwrap();
     let (mut journal, _) = begin(dir.path(), 1, Options::default());

@@ -1,10 +1,10 @@
 //! The state directory: everything about a cluster that outlives its scheduler. One place writes it.
 //!
 //! `dir` knows the layout and writes atomically, `identity` holds the cluster's keys, `epoch` decides by `link(2)`
-//! who may act, `lease` says whether the holder still breathes,
-//! `launch` lets one at a time start a scheduler, `intent` remembers every submit before it is made, `outbox` has what
-//! workers leave behind, and `prune` removes what jobs and tasks left that nobody asks for any more. Nothing here locks:
-//! file locks fail on NFS and Lustre in ways that can't be seen.
+//! who may act, `lease` says whether the holder still breathes, `launch` lets one at a time start a scheduler, `intent`
+//! remembers every submit before it is made, `outbox` has what workers leave behind, and `prune` removes what jobs and
+//! tasks left that nobody asks for any more. Nothing here locks: file locks fail on NFS and Lustre in ways that can't be
+//! seen.
 
 pub mod dir;
 pub mod epoch;

@@ -6,6 +6,7 @@
 mod support;
 
 mod bringing;
+mod damage;
 mod environment;
 mod losses;
 mod outputs;

@@ -10,7 +10,7 @@ use super::graphs::{GraphState, counter};
 use super::ingest::Answered;
 use super::task::{TaskRecord, TaskState};
 use crate::graph::{GraphId, Op, TaskId};
-use crate::protocol::{AllocationId, Epoch, Execution, RequestId, WorkerId};
+use crate::protocol::{Epoch, Execution, RequestId, WorkerId};
 use crate::scheduler::image::{Answer, Base, Image, Standing, Whole};
 use crate::scheduler::record::Record;
 use std::collections::BTreeMap;
@@ -31,11 +31,10 @@ impl Core {
             names: _,    // with their tasks
             requests: _, // of graphs with those, others below
             answers,
-            workers,
+            workers: _, // they register anew; who is expected, and what they may run, is below
             allocations,
             going_down,
-            // Follow from the graphs.
-            settled_tasks: _,
+            settled_tasks: _, // from here on: follow from the graphs
             settled_bytes: _,
             broken_streams: _,
             families: _,
@@ -82,22 +81,31 @@ impl Core {
             answers: answers.iter().filter_map(answer).collect(),
             history,
         })));
-        // Those who may come back, for what they may hold and run.
-        let expected = workers.iter().filter(|(_, worker)| worker.is_expected());
-        let expected = expected.map(|(_, worker)| (&worker.registration.id, worker.registration.allocation));
-        let expected: BTreeMap<&WorkerId, AllocationId> = expected.collect();
-        let registered =
-            |(worker, allocation): (&WorkerId, _)| Record::Registered { worker: worker.clone(), allocation };
-        records.extend(expected.into_iter().map(registered));
-        for (worker, executions) in self.commands_that_may_run(&ids) {
-            records.push(Record::Assigned { worker, executions });
-        }
+        records.extend(self.worker_records(&ids));
         records.extend(allocations.open().into_iter().map(|allocation| Record::Intent { allocation }));
         let given_up = allocations.given_up();
         if !given_up.is_empty() {
             records.push(Record::GivenUp { allocations: given_up });
         }
         records.extend(going_down.as_ref().map(|down| Record::GoingDown { drain_ms: down.drain_ms }));
+        records
+    }
+
+    /// Who is expected back, who isn't, and the commands that may run on them.
+    fn worker_records(&self, ids: &[GraphId]) -> Vec<Record> {
+        let mut records = Vec::new();
+        let mut known: Vec<_> = self.workers.iter().collect();
+        known.sort_unstable_by_key(|(index, _)| *index);
+        for (_, worker) in known {
+            let (id, allocation) = (worker.registration.id.clone(), worker.registration.allocation);
+            records.push(Record::Registered { worker: id.clone(), allocation });
+            if !worker.is_expected() {
+                records.push(Record::Departed { worker: id });
+            }
+        }
+        for (worker, executions) in self.commands_that_may_run(ids) {
+            records.push(Record::Assigned { worker, executions });
+        }
         records
     }
 
@@ -364,9 +372,6 @@ impl Core {
             let (family, pure, literal) = (entry.family as usize, entry.pure, matches!(entry.op, Op::Data));
             *counter(&mut graph.counts, state) += 1;
             *counter(&mut self.families[family].counts, state) += 1;
-            if matches!(state, TaskState::Accepted { .. }) {
-                self.unplaced_outputs.push(TaskId { graph: id, index });
-            }
             let needs = pure && !state.is_settled();
             let dependencies: Vec<TaskId> = graph.dependencies(index).collect();
             for dependency in dependencies {
