@@ -77,7 +77,7 @@ impl Writing {
         assert_eq!(history.damage, None);
         let (sender, told) = channel();
         let report = move |progress| drop(sender.send(progress));
-        let options = Options { segment_bytes: 2000, ..Options::default() };
+        let options = Options { segment_bytes: 700, ..Options::default() };
         Writing { journal: Journal::create(dir, epoch, &history, options, report).unwrap(), told }
     }
 
@@ -141,12 +141,12 @@ fn harm(shelf: &mut Shelf, random: &mut Random) -> String {
             bytes.truncate(at);
             format!("{name} cut at {at}")
         }
-        9..=16 => {
+        9..=16 if !bytes.is_empty() => {
             let bit = random.below(8);
             bytes[at] ^= 1 << bit;
             format!("{name}: bit {bit} of byte {at} flipped")
         }
-        17 => {
+        9..=17 => {
             bytes[at..].fill(0);
             format!("{name} zeroed from {at}")
         }
@@ -171,7 +171,7 @@ fn a_harmed_journal_reads_as_a_true_prefix_or_is_refused() {
         let (truth, history) = read(&whole).unwrap();
         assert_eq!((&history.damage, &history.torn), (&None, &None));
         assert_eq!(history.base.is_some(), with_snapshot);
-        assert!(history.segments.len() > 4, "{} segments", history.segments.len());
+        assert!(history.segments.len() > 3, "{} segments", history.segments.len());
         if !with_snapshot {
             assert_eq!(truth.len(), records.len());
         }

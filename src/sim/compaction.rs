@@ -97,7 +97,7 @@ impl World {
     /// A core that is made from it must be sound, and say the same of itself.
     fn judge_snapshot(&mut self, records: &[Record]) {
         let core = Core::replay(CoreConfig::default(), Time(0), records.to_vec(), JournalSeq(1));
-        let again = core.map_err(|error| error.to_string()).and_then(|core| {
+        let again = core.and_then(|core| {
             core.check();
             Core::snapshot_of(records.to_vec())
         });

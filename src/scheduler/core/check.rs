@@ -58,8 +58,11 @@ impl Core {
     fn check_state(&self, task: TaskId, state: TaskState) {
         let dependencies = self.dependencies(task);
         let missing = || {
-            let there =
-                |dependency: &&TaskId| self.state(**dependency).is_some_and(|s| self.input_is_there(task, s));
+            let there = |dependency: &&TaskId| match self.state(**dependency) {
+                Some(state) => self.input_is_there(task, state),
+                // Forgotten since, and only its end mattered.
+                None => !self.consumes_values(task),
+            };
             dependencies.len() - dependencies.iter().filter(there).count()
         };
         let is_accepted = matches!(state, TaskState::Accepted { .. });

@@ -349,6 +349,9 @@ impl Core {
                 for holder in self.holders(task, worker) {
                     self.outbox.free_forgotten(holder, task);
                 }
+            }
+            // Off the workers' tables.
+            if matches!(state, TaskState::Held { .. } | TaskState::Assigned { .. }) {
                 self.set_state(task, TaskState::Released);
             }
         }
@@ -368,6 +371,12 @@ impl Core {
             }
         }
         self.requests.remove(&graph.request);
+        // By the rules nobody waits for it; whoever does all the same, waits no more.
+        for task in graph.outside_dependents.into_values().flatten() {
+            if matches!(self.state(task), Some(TaskState::Waiting { .. })) {
+                self.run_again(task);
+            }
+        }
         self.outbox.forget(id);
         self.workers.forget_ops(id);
     }

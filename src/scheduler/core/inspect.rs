@@ -1,7 +1,7 @@
 //! What tests and the simulation look at, beyond actions.
 
 use super::task::TaskState;
-use super::{Core, CoreConfig};
+use super::{Core, CoreConfig, Replay, ReplayError};
 use crate::graph::TaskId;
 use crate::protocol::Execution;
 use crate::scheduler::event::{PeerId, Time};
@@ -22,12 +22,10 @@ impl Core {
     ///
     /// # Errors
     /// As [`Core::replay`].
-    pub fn snapshot_of(records: Vec<Record>) -> Result<Vec<Record>, String> {
-        let mut core = Core::new(CoreConfig::default(), Time::default());
-        core.replaying = true;
-        for record in records {
-            core.apply(record)?;
-        }
+    pub fn snapshot_of(records: Vec<Record>) -> Result<Vec<Record>, ReplayError> {
+        let mut replay = Replay::new(CoreConfig::default(), Time::default());
+        records.into_iter().for_each(|record| replay.apply(record));
+        let mut core = replay.into_core()?;
         core.fates.clear();
         Ok(core.snapshot())
     }

@@ -12,12 +12,23 @@ use crate::protocol::{AllocationStateName, Execution, Registration, Reply, Worke
 use crate::scheduler::event::{JournalSeq, Time};
 use crate::scheduler::record::{Fate, Record};
 
+const CUT_SHORT: &str = "a snapshot is cut short";
+
 /// A core that takes in the records of older epochs, oldest first.
 pub struct Replay {
     core: Core,
+    stage: Stage,
     /// Records taken in.
     applied: u64,
     refused: Option<ReplayError>,
+}
+
+/// A snapshot comes first, whole, or not at all: its images are in force only with its base.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Start,
+    Images,
+    Records,
 }
 
 /// Why records lead to no core: they aren't what one scheduler wrote after the other.
@@ -33,7 +44,7 @@ impl Replay {
     pub fn new(config: CoreConfig, now: Time) -> Replay {
         let mut core = Core::new(config, now);
         core.replaying = true;
-        Replay { core, applied: 0, refused: None }
+        Replay { core, stage: Stage::Start, applied: 0, refused: None }
     }
 
     /// Takes a record in. After one that can't follow, no more are taken.
@@ -41,9 +52,31 @@ impl Replay {
         if self.refused.is_some() {
             return;
         }
-        match self.core.apply(record) {
+        let stage = match (self.stage, &record) {
+            (Stage::Start | Stage::Images, Record::Image(_)) => Ok(Stage::Images),
+            (Stage::Start | Stage::Images, Record::Base(_)) => Ok(Stage::Records),
+            (_, Record::Image(_) | Record::Base(_)) => Err("a snapshot comes after other records".to_owned()),
+            (Stage::Images, _) => Err(CUT_SHORT.to_owned()),
+            (Stage::Start | Stage::Records, _) => Ok(Stage::Records),
+        };
+        let applied = stage.and_then(|stage| {
+            self.stage = stage;
+            self.core.apply(record)
+        });
+        match applied {
             Ok(()) => self.applied += 1,
             Err(reason) => self.refused = Some(ReplayError { applied: self.applied, reason }),
+        }
+    }
+
+    /// The core that the records lead to, before it concludes anything of its own.
+    pub(super) fn into_core(self) -> Result<Core, ReplayError> {
+        match self.refused {
+            Some(refused) => Err(refused),
+            None if self.stage == Stage::Images => {
+                Err(ReplayError { applied: self.applied, reason: CUT_SHORT.to_owned() })
+            }
+            None => Ok(self.core),
         }
     }
 
@@ -52,10 +85,7 @@ impl Replay {
     /// # Errors
     /// A record couldn't follow those before it.
     pub fn finish(self, last: JournalSeq) -> Result<Core, ReplayError> {
-        if let Some(refused) = self.refused {
-            return Err(refused);
-        }
-        let mut core = self.core;
+        let mut core = self.into_core()?;
         core.replaying = false;
         core.next_seq = JournalSeq(last.0 + 1);
         core.durable = last;
@@ -85,7 +115,7 @@ impl Core {
         replay.finish(last)
     }
 
-    pub(super) fn apply(&mut self, record: Record) -> Result<(), String> {
+    fn apply(&mut self, record: Record) -> Result<(), String> {
         match record {
             Record::Part { graph, request, part, last, columns, options } => {
                 let part = Part { request, part, last, columns, options };
