@@ -221,7 +221,7 @@ impl Core {
 
     /// Cancels one unsettled task, and fails what depends on it.
     pub(super) fn cancel(&mut self, task: TaskId) -> bool {
-        let open = self.can_be_cancelled(task);
+        let open = self.is_open(task);
         if open {
             self.give_up(task, TaskState::Cancelled, None);
             self.give_up_dependents_of_cancelled(task);
@@ -229,8 +229,8 @@ impl Core {
         open
     }
 
-    /// Accepted outputs are on their way to their place for good.
-    fn can_be_cancelled(&self, task: TaskId) -> bool {
+    /// Whether it can still be given up: accepted outputs are on their way to their place for good.
+    fn is_open(&self, task: TaskId) -> bool {
         let open = |state: TaskState| !state.is_settled() && !matches!(state, TaskState::Accepted { .. });
         self.state(task).is_some_and(open)
     }
@@ -243,7 +243,7 @@ impl Core {
     fn give_up_dependents(&mut self, task: TaskId, error: &TaskError) {
         let mut stack = self.dependents(task);
         while let Some(next) = stack.pop() {
-            if self.state(next).is_some_and(|state| !state.is_settled()) {
+            if self.is_open(next) {
                 stack.extend(self.dependents(next));
                 // By the records it has succeeded: that it was unfinished again, and has failed, is news to them.
                 if self.was_finished(next)
@@ -277,7 +277,7 @@ impl Core {
             return;
         }
         let tasks = (0..state.tasks.len() as u32).map(|index| TaskId { graph, index });
-        let open: Vec<TaskId> = tasks.filter(|task| self.can_be_cancelled(*task)).collect();
+        let open: Vec<TaskId> = tasks.filter(|task| self.is_open(*task)).collect();
         // All at once: which of them waited for which doesn't matter, since a restart may see that otherwise.
         for task in &open {
             self.give_up(*task, TaskState::Cancelled, None);

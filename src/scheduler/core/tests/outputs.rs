@@ -103,3 +103,23 @@ fn outputs_that_could_not_be_placed_hold_nobody_up_after_a_restart() {
     s.tell(Event::Tick);
     assert!(s.out.iter().any(|action| matches!(action, Action::Exit { .. })), "{:?}", s.out);
 }
+
+#[test]
+fn accepted_outputs_come_to_their_place_whatever_becomes_of_what_their_command_waited_for() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(kernel(), &[]), (command(1, 0), &[0])], &[0]));
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    s.finish(1, written(execution(task(1, 1), 1, 1)));
+    s.worker_says(1, FromWorker::ValuesLost(vec![task(1, 0)]));
+    s.finish(1, erred(execution(task(1, 0), 1, 2)));
+    assert_eq!((s.state(task(1, 0)), s.state(task(1, 1))), ("erred", "accepted"));
+    s.worker_says(
+        1,
+        FromWorker::Placed { execution: execution(task(1, 1), 1, 1), outcome: PlaceOutcome::Done },
+    );
+    for _ in 0..2 {
+        assert_eq!(s.state(task(1, 1)), "stored");
+        s.restart();
+    }
+}
