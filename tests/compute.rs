@@ -226,7 +226,7 @@ fn inputs_that_can_not_be_used_are_named() {
         (&[&less], &[&less, "cut short"]),
         (&["wind_000.nc", &half], &[&half]),
         (&["text.nc"], &["text.nc", "not a netCDF-4"]),
-        (&["folder.nc"], &["folder.nc", "not a regular file"]),
+        (&["folder.nc"], &["folder.nc", "a directory that is no Zarr store"]),
         (&["pipe.nc"], &["pipe.nc", "not a regular file"]),
         (&["none.nc"], &["none.nc", "No such file"]),
         (&["none_*.nc"], &["no file matches 'none_*.nc'"]),
