@@ -63,6 +63,11 @@ impl Hosts {
             assert!(host.run(&["ip", "address", "add", address, "dev", "eth0"]));
             assert!(host.run(&["ip", "link", "set", "eth0", "up"]));
         }
+        // The kernel takes its time to see that a wire has two ends; before that, nobody listens there.
+        for host in &hosts.hosts {
+            let is_up = || host.run(&["sh", "-c", "ip link show eth0 | grep -q 'state UP'"]).then_some(());
+            eventually_sync("the wire", is_up);
+        }
         Some(hosts)
     }
 }
