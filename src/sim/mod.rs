@@ -9,7 +9,8 @@
 //! There may be several schedulers at a time: one that serves, others that claim, and some that were stopped, cut off
 //! from the state directory or said to be over, were superseded, and wake up with things left to do. The state
 //! directory is a model of what the file server does: links of epochs and fences, the lease's counter, the contact file,
-//! and journal segments of which a seal tells how much counts.
+//! and the journal's files in the journal's own format, snapshots included: what counts of them the journal's reader
+//! tells.
 //!
 //! What it doesn't have: TLS, frames that arrive in pieces, memory limits and spilling.
 

@@ -172,6 +172,7 @@ impl Core {
         for execution in executions {
             if self.state(execution.task).is_some_and(|state| !state.is_settled()) {
                 self.set_execution(*execution);
+                self.forget_accepted(execution.task);
                 self.set_state(execution.task, TaskState::Assigned { worker: index });
             }
         }

@@ -314,12 +314,13 @@ impl Core {
         reasons.sort_unstable();
         outputs.sort_unstable();
         for (index, number) in (image.first..).zip(&image.standing) {
-            let sound = match Standing::of_number(*number) {
+            let standing = Standing::of_number(*number);
+            let sound = match standing {
                 Some(Standing::Erred) => reasons.binary_search(&index).is_ok(),
-                Some(Standing::Accepted) => outputs.binary_search(&index).is_ok(),
                 standing => standing.is_some(),
             };
-            if !sound {
+            let has_outputs = outputs.binary_search(&index).is_ok();
+            if !sound || has_outputs != (standing == Some(Standing::Accepted)) {
                 return Err(format!("task {index} can't stand as {number}"));
             }
         }
