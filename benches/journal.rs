@@ -131,6 +131,8 @@ impl Cluster {
             finished: 0,
         };
         cluster.ask(Request::Scale { request: RequestId(1 << 100), workers: WORKERS as u32 });
+        // Allocations first: a worker of none isn't wanted.
+        cluster.settle();
         for worker in 0..WORKERS {
             let registration = Registration {
                 id: WorkerId { name: format!("w{worker}"), incarnation: 1 },
