@@ -272,6 +272,7 @@ impl World {
     fn finish_server(&mut self, life: u32) {
         let Some(mut server) = self.servers.remove(&life) else { return };
         let count = server.journal.unsynced.len();
+        server.journal.writing = 0;
         self.write_out(&mut server, count);
         server.letters.release(server.journal.durable);
         self.servers.insert(life, server);

@@ -116,7 +116,7 @@ async fn run(spool: Spool) -> io::Result<()> {
     loop {
         let now = process::now();
         let idle = daemon.queue.is_idle();
-        let due = daemon.queue.deadline(now).map(|at| Duration::from_millis(at.saturating_sub(now.boot_ms)));
+        let due = daemon.queue.deadline().map(|at| Duration::from_millis(at.saturating_sub(now.boot_ms)));
         let wake = if idle { Some(leave_at) } else { due.map(|due| Instant::now() + due) };
         if !idle {
             leave_at = Instant::now() + LINGER;

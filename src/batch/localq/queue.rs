@@ -126,6 +126,8 @@ pub struct Queue {
     next_id: u64,
     boot: String,
     host: String,
+    /// When it was last looked which jobs may start.
+    looked_boot_ms: u64,
 }
 
 impl Queue {
@@ -135,7 +137,8 @@ impl Queue {
         let next_id = jobs.iter().map(|job| job.id + 1).max().unwrap_or(1);
         let slots = jobs.last().map_or(0, |job| job.request.queue_slots);
         let jobs = jobs.into_iter().map(|job| (job.id, job)).collect();
-        let mut queue = Self { jobs, slots, next_id, boot: boot.to_owned(), host: host.to_owned() };
+        let (boot_name, host) = (boot.to_owned(), host.to_owned());
+        let mut queue = Self { jobs, slots, next_id, boot: boot_name, host, looked_boot_ms: 0 };
         let old: Vec<u64> = queue.jobs.values().filter(|job| job.boot != boot).map(|job| job.id).collect();
         for id in old {
             let Some(job) = queue.jobs.get_mut(&id) else { continue };
@@ -274,7 +277,7 @@ impl Queue {
     }
 
     /// When [`tick`](Self::tick) has something to do next, in milliseconds since boot.
-    pub fn deadline(&self, now: Now) -> Option<u64> {
+    pub fn deadline(&self) -> Option<u64> {
         let running = self.jobs.values().filter_map(|job| match &job.stage {
             Stage::Running(Running { stop: Some(stop), .. }) => Some(stop.kill_boot_ms),
             Stage::Running(running) => walltime_end(&job.request, running),
@@ -283,8 +286,8 @@ impl Queue {
         // One that depends on another waits for an event.
         let head = self.jobs.values().find(|job| job.stage == Stage::Waiting && !self.depends(job));
         let head = head.map(|job| job.eligible_boot_ms);
-        // A head that may start already waits for slots, and those come with another event.
-        running.chain(head.filter(|&at| at > now.boot_ms)).min()
+        // A head that might have started at the last look waits for slots, and those come with another event.
+        running.chain(head.filter(|&at| at > self.looked_boot_ms)).min()
     }
 
     fn cancel(&mut self, now: Now, id: u64, out: &mut Vec<Action>) {
@@ -333,6 +336,7 @@ impl Queue {
 
     /// Start waiting jobs in their order, as long as the first of them fits.
     fn schedule(&mut self, now: Now, out: &mut Vec<Action>) {
+        self.looked_boot_ms = now.boot_ms;
         let mut free = self.slots.saturating_sub(self.used());
         let waiting: Vec<u64> =
             self.jobs.values().filter(|job| job.stage == Stage::Waiting).map(|job| job.id).collect();
