@@ -6,7 +6,7 @@ use jobq::sim::{Config, EXPECTED, Plant, Report, run};
 /// Seeds of one test run; `JOBQ_SIM_SEEDS` overrides it.
 const SEEDS: u64 = 150;
 /// Seeds within which every planted defect must be caught.
-const SEEDS_FOR_PLANTS: u64 = 100;
+const SEEDS_FOR_PLANTS: u64 = 1000;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()

@@ -98,7 +98,7 @@ fn what_can_be_seen_beforehand_is_refused_and_never_reaches_the_cluster() {
     for (statement, input, out, code, words) in [
         (SPEED, "cut.nc", out, 78, &["cut.nc", "cut short"][..]),
         (SPEED, "text.nc", out, 78, &["text.nc", "not a netCDF-4"]),
-        (SPEED, "in", out, 78, &["in", "not a regular file"]),
+        (SPEED, "in", out, 78, &["in", "a directory that is no Zarr store"]),
         (SPEED, "closed.nc", out, 77, &["closed.nc", "ermission denied"]),
         (SPEED, "in/none_*.nc", out, 78, &["no file matches 'in/none_*.nc'"]),
         (SPEED, "in/wind_000.nc wider.nc", out, 78, &["wider.nc", "'longitude' is 18 long, not 17"]),
