@@ -11,8 +11,9 @@ program=${JOBQ_BENCH_PROGRAM:-${CARGO_TARGET_DIR:-target}/release/jobq}
 dir=${JOBQ_BENCH_DIR:-${CARGO_TARGET_DIR:-target}/bench}/publish
 runs=${1:-21}
 mkdir -p "$dir"
+dir=$(cd "$dir" && pwd)
 export XDG_STATE_HOME=$dir/state
-if [[ ! -e $dir/winds/wind_063.nc ]]; then "$program" example-data "$dir/winds" --files 64 --quiet; fi
+if [[ ! -e $dir/winds/wind_063.nc ]]; then "$program" example-data "$dir/winds" --files 64 --quiet >/dev/null; fi
 
 # Prints the median and the range of a command's milliseconds.
 measure() {
