@@ -12,9 +12,9 @@
 //! | [`stages`] | nodes -> stages: what one task computes, and in which tiles |
 //! | [`program`] | nodes -> register programs |
 //! | [`output`] | the file to be written: coordinates, attributes, chunks |
-//! | [`tasks`] | stages -> a graph of kernels |
+//! | `tasks` | stages -> a graph of kernels |
 //! | [`compute`] | all of it: a request -> a graph that writes a file |
-//! | [`pin`] | the same, but workers keep the results |
+//! | [`mod@pin`] | the same, but workers keep the results |
 //! | `look` | the graph that first looks whether workers see the files |
 
 pub mod attributes;

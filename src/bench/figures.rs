@@ -44,7 +44,7 @@ pub const FIGURES: &[Figure] = &[
     Figure { name: "seconds", label: "measured time", unit: Unit::Seconds },
 ];
 
-/// What one repeat gave: names of [`FIGURES`] with their values.
+/// What one repeat gave: names of `FIGURES` with their values.
 pub type Sample = BTreeMap<&'static str, f64>;
 
 /// The repeats' smallest, middle and largest value.

@@ -3,7 +3,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`write`] | a file's description -> metadata files and the names of chunks |
+//! | [`mod@write`] | a file's description -> metadata files and the names of chunks |
 //! | [`read`] | a store -> dimensions, variables and chunk tables |
 //! | [`store`] | a store's chunks as one long file, which is what chunk tables point into |
 //!
