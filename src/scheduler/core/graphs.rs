@@ -228,6 +228,11 @@ impl GraphState {
         &self.ops[self.tasks[index as usize].op as usize]
     }
 
+    /// Its values are kept until it is unpinned, so it doesn't go into the history.
+    pub fn is_pinned(&self) -> bool {
+        self.options.replicas > 0
+    }
+
     pub fn is_settled(&self) -> bool {
         self.sealed && self.counts.settled() == self.counts.total()
     }

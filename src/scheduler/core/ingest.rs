@@ -328,8 +328,7 @@ impl Core {
 
     /// The graph was settled once: from now on its turn to be forgotten comes nearer.
     pub(super) fn enter_history(&mut self, id: GraphId) {
-        // A pinned one stays.
-        let enters = |graph: &&mut GraphState| graph.options.replicas == 0 && !graph.in_history;
+        let enters = |graph: &&mut GraphState| !graph.is_pinned() && !graph.in_history;
         if let Some(graph) = self.graphs.get_mut(&id).filter(enters) {
             graph.in_history = true;
             self.settled_tasks += graph.tasks.len() as u64;

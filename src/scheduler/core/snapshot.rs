@@ -68,9 +68,8 @@ impl Core {
             settled_graphs.iter().copied().filter(|id| graphs.contains_key(id)).collect();
         for id in &ids {
             self.images(&graphs[id], &mut records);
-            // Nobody needs what is still being made again there: for the journal it is over. A pinned one stays.
-            let is_pinned = graphs[id].options.replicas > 0;
-            if !graphs[id].in_history && !is_pinned && is_over(&graphs[id]) {
+            // Nobody needs what is still being made again there: for the journal it is over.
+            if !graphs[id].in_history && !graphs[id].is_pinned() && is_over(&graphs[id]) {
                 history.push(*id);
             }
         }

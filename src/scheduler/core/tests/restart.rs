@@ -288,20 +288,6 @@ fn what_is_awaited_from_one_needs_its_own_inputs_only_if_that_one_does_not_come(
 }
 
 #[test]
-fn dependents_that_failed_with_a_task_that_had_succeeded_stay_failed() {
-    let mut s = Story::new();
-    s.register(1, registration("w"));
-    s.submit(9, graph(&[(kernel(), &[]), (kernel(), &[0])], &[0, 1]));
-    s.finish(1, held(execution(task(1, 0), 1, 1)));
-    s.finish(1, held(execution(task(1, 1), 1, 1)));
-    s.worker_says(1, FromWorker::ValuesLost(vec![task(1, 0), task(1, 1)]));
-    s.finish(1, erred(execution(task(1, 0), 1, 2)));
-    assert_eq!((s.state(task(1, 0)), s.state(task(1, 1))), ("erred", "erred"));
-    s.restart();
-    assert_eq!((s.state(task(1, 0)), s.state(task(1, 1))), ("erred", "erred"));
-}
-
-#[test]
 fn a_command_of_a_worker_that_was_known_dead_waits_for_nobody() {
     let mut s = Story::new();
     s.register(1, registration("w"));
