@@ -45,12 +45,56 @@ fn place_by_steps(from: &Path, to: &Path, overwrite: bool) -> io::Result<()> {
     remove(aside)
 }
 
-/// A directory with all that is in it, a file or a link.
+/// Removes a directory with all that is in it, a file or a link. Others may remove it too at the same time, or
+/// still write into it.
+///
+/// # Errors
+/// It is there and can't be removed.
 pub fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::symlink_metadata(path) {
-        Ok(there) if there.is_dir() => std::fs::remove_dir_all(path),
-        Ok(_) => std::fs::remove_file(path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
+    // A writer that is not yet told can undo a round; a few rounds outlast the file it has in hand.
+    for _ in 0..8 {
+        match remove_once(path) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => return other,
+        }
+    }
+    remove_once(path)
+}
+
+fn remove_once(path: &Path) -> io::Result<()> {
+    if std::fs::symlink_metadata(path)?.is_dir() {
+        std::fs::remove_dir_all(path)
+    } else {
+        std::fs::remove_file(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+
+    #[test]
+    fn several_may_remove_the_same_at_the_same_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, tree) = (folder.path().join("file"), folder.path().join("tree"));
+        for _ in 0..200 {
+            std::fs::write(&file, "x").unwrap();
+            std::fs::create_dir_all(tree.join("a/b")).unwrap();
+            std::fs::write(tree.join("a/b/c"), "x").unwrap();
+            let start = Barrier::new(3);
+            std::thread::scope(|scope| {
+                for _ in 0..3 {
+                    scope.spawn(|| {
+                        start.wait();
+                        remove(&file).unwrap();
+                        remove(&tree).unwrap();
+                    });
+                }
+            });
+            assert!(!file.exists() && !tree.exists());
+        }
+        remove(&file).unwrap();
     }
 }

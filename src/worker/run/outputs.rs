@@ -3,6 +3,7 @@
 
 use super::attempt::Attempt;
 use crate::graph::TaskId;
+use crate::kernels::directory;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -91,14 +92,7 @@ fn io_error(temporary: &Path, target: &Path, source: io::Error) -> CommitError {
 /// removed is logged and left.
 pub fn discard(outputs: &[(PathBuf, PathBuf)]) {
     for (temporary, _) in outputs {
-        let removed = match fs::symlink_metadata(temporary) {
-            Ok(found) if found.is_dir() => fs::remove_dir_all(temporary),
-            Ok(_) => fs::remove_file(temporary),
-            Err(e) => Err(e),
-        };
-        if let Err(e) = removed
-            && e.kind() != ErrorKind::NotFound
-        {
+        if let Err(e) = directory::remove(temporary) {
             tracing::warn!("{}: can't remove this temporary output: {e}", temporary.display());
         }
     }
