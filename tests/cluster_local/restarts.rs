@@ -237,7 +237,8 @@ fn killed_at_random_moments_nothing_is_lost() {
         let ran = || fs::read_to_string(sandbox.file("log")).map_or(0, |log| log.lines().count() as u32);
         let until = (tasks / (rounds + 1)) * (round + 1);
         eventually_sync("progress", || (ran() >= until).then_some(()));
-        std::thread::sleep(std::time::Duration::from_millis(u64::from(round * 7 % 50)));
+        let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), round);
+        std::thread::sleep(std::time::Duration::from_millis(random % 300));
         kill_scheduler(&sandbox);
         let key = format!("k{round}");
         sandbox.ok(["submit", "--key", &key, "--", "echo", &key]);

@@ -31,13 +31,15 @@ pub(super) async fn keep(
         generation += 1;
         let began = Instant::now();
         match once(&state, &transport, &newest, &events, generation, &mut moved).await {
-            Ok(reason) => {
+            Ok(Ended { reason, welcomed }) => {
                 info!("the link to the scheduler is gone: {reason}");
                 let _ = events.send(Incoming::Unlinked { generation });
                 last_trouble.clear();
-                // The first look is at once: a successor may have taken over. Unless we are turned away again and again.
-                if began.elapsed() > FIRST_WAIT || !moved.is_empty() {
+                if welcomed {
                     backoff.reset();
+                }
+                // The first look is at once: a successor may have taken over. Unless links break again and again.
+                if began.elapsed() > FIRST_WAIT || !moved.is_empty() {
                     continue;
                 }
             }
@@ -52,6 +54,13 @@ pub(super) async fn keep(
     }
 }
 
+/// How a link ended.
+struct Ended {
+    reason: String,
+    /// The scheduler took us in.
+    welcomed: bool,
+}
+
 /// One link from its beginning to its end. An error: there was none. `moved`: where the last scheduler said that the
 /// next one is, which a file server may not show for a while; and where this one says so.
 async fn once(
@@ -61,7 +70,7 @@ async fn once(
     events: &mpsc::UnboundedSender<Incoming>,
     generation: u64,
     moved: &mut Vec<String>,
-) -> Result<String, String> {
+) -> Result<Ended, String> {
     let (addresses, epoch, whose) = match std::mem::take(moved) {
         addresses if addresses.is_empty() => {
             let contact: Contact =
@@ -93,13 +102,16 @@ async fn once(
         writer.close().await?;
         Ok::<_, LinkError>("closed by us".to_owned())
     };
+    let mut welcomed = false;
     let read = async {
         while let Some(frame) = reader.next().await.map_err(|error| error.to_string())? {
             let messages = protocol::decode::<ToWorker>(&frame.header)
                 .map_err(|error| format!("the scheduler is not understood: {error}"))?;
             for message in &messages {
-                if let ToWorker::Moved { addresses } = message {
-                    moved.clone_from(addresses);
+                match message {
+                    ToWorker::Welcome { .. } => welcomed = true,
+                    ToWorker::Moved { addresses } => moved.clone_from(addresses),
+                    _ => {}
                 }
             }
             if events.send(Incoming::FromScheduler { generation, messages }).is_err() {
@@ -114,11 +126,12 @@ async fn once(
         let later = newest.wait_for(|newest| *newest > epoch).await.map(|epoch| *epoch);
         format!("epoch {} has taken over", later.unwrap_or_default())
     };
-    Ok(tokio::select! {
+    let reason = tokio::select! {
         reason = superseded => reason,
         ended = read => ended.unwrap_or_else(|reason| reason),
         ended = write => ended.unwrap_or_else(|error| error.to_string()),
-    })
+    };
+    Ok(Ended { reason, welcomed })
 }
 
 /// Waits until the link has taken everything: its writer lets go of the queue once it is written.
