@@ -100,6 +100,13 @@ impl CliError {
         CliError::new(Exit::Internal, message)
     }
 
+    /// Says what it is about first.
+    #[must_use]
+    pub fn about(mut self, subject: &str) -> CliError {
+        self.message = format!("{subject}: {}", self.message);
+        self
+    }
+
     /// Ends the program with that code and no words.
     pub fn silent(exit: Exit) -> CliError {
         CliError::new(exit, "")

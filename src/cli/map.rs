@@ -102,7 +102,7 @@ fn what(args: &Args, context: &Context) -> Result<(Op, String, super::arguments:
 }
 
 /// An output that is written for each argument must have a name of its own for each.
-fn check_outputs(spec: &CommandSpec) -> Result<(), CliError> {
+pub fn check_outputs(spec: &CommandSpec) -> Result<(), CliError> {
     match spec.outputs.iter().find(|output| output.fenced && !template::has_argument(&output.path)) {
         None => Ok(()),
         Some(output) => {

@@ -47,6 +47,7 @@ pub mod map;
 pub mod open;
 pub mod publish;
 pub mod revoke;
+pub mod run;
 pub mod script;
 pub mod submit;
 pub mod unpublish;
@@ -81,6 +82,8 @@ verbs! {
     "submit" => Submit(submit),
     /// Run one shell task an argument
     "map" => Map(map),
+    /// Run a graph of shell tasks from a file
+    "run" => Run(run),
     /// Wait for tasks
     "wait" => Wait(wait),
     /// Fetch what a task printed

@@ -7,6 +7,9 @@ use crate::graph::{CommandSpec, EnvSource, OutputSpec, Resources};
 use std::path::Path;
 use std::time::Duration;
 
+/// Most of `--retries`.
+const MAX_RETRIES: u32 = 1000;
+
 #[derive(clap::Args, Clone, Debug, Default, PartialEq)]
 pub struct TaskFlags {
     /// Start only after that task is done (repeatable)
@@ -22,7 +25,7 @@ pub struct TaskFlags {
     #[arg(long = "resource", value_name = "R=N", value_parser = resource)]
     pub resources: Vec<(String, u32)>,
     /// How often a task that failed is tried again
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_RETRIES)))]
     pub retries: u32,
     /// Stop a task after this long
     #[arg(long, value_name = "T", value_parser = time_limit)]
@@ -82,6 +85,15 @@ impl TaskFlags {
         })
     }
 
+    /// Whether flags that no command line has brought are such as one may bring.
+    pub fn within_bounds(&self) -> Result<(), String> {
+        match (self.cores, self.retries) {
+            (0, _) => Err("cores: a task occupies at least one".to_owned()),
+            (_, retries) if retries > MAX_RETRIES => Err(format!("retries: at most {MAX_RETRIES}")),
+            _ => Ok(()),
+        }
+    }
+
     /// What a task of these flags occupies; a resource that was given twice counts as said last.
     pub fn occupies(&self) -> Resources {
         let named: std::collections::BTreeMap<_, _> = self.resources.iter().cloned().collect();
@@ -120,19 +132,26 @@ fn highest_out(argv: &[String]) -> Option<usize> {
 fn resource(text: &str) -> Result<(String, u32), String> {
     let bad = || format!("`{text}` is not NAME=COUNT");
     let (name, count) = text.split_once('=').ok_or_else(bad)?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    if name.is_empty() || !name.chars().all(plain) {
+    if !resource_name(name) {
         return Err(bad());
     }
     Ok((name.to_owned(), count.parse().map_err(|_| bad())?))
 }
 
-fn time_limit(text: &str) -> Result<Duration, String> {
+/// Whether a resource may be called that.
+pub fn resource_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    !name.is_empty() && name.chars().all(plain)
+}
+
+/// Reads `--time-limit`.
+pub fn time_limit(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text).map_err(|e: UnitError| e.to_string())?;
     if duration.is_zero() { Err("a time limit is more than 0".to_owned()) } else { Ok(duration) }
 }
 
-fn env_source(text: &str) -> Result<EnvSource, String> {
+/// Reads `--env-from`.
+pub fn env_source(text: &str) -> Result<EnvSource, String> {
     match text {
         "here" => Ok(EnvSource::Here),
         "worker" => Ok(EnvSource::Worker),

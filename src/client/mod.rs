@@ -246,7 +246,11 @@ impl Client {
         options: GraphOptions,
     ) -> Result<crate::graph::GraphId, ClientError> {
         let mut submission = Submission::new(options)?;
-        self.submit_part(&mut submission, graph.into_columns(), true).await?;
+        let parts = graph.into_parts();
+        let last = parts.len().saturating_sub(1);
+        for (number, part) in parts.into_iter().enumerate() {
+            self.submit_part(&mut submission, part, number == last).await?;
+        }
         submission.graph.ok_or_else(|| ClientError::Answer("a graph without a number".into()))
     }
 

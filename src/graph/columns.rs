@@ -121,7 +121,50 @@ fn ascending(ends: &[u32], n: usize, total: usize, what: &'static str) -> Result
     if fits { Ok(()) } else { Err(GraphError::Ragged(what)) }
 }
 
+/// Whole graphs are sent in parts of about so many bytes.
+const PART_BYTES: usize = 8 << 20;
+
 impl Graph {
+    /// The graph cut into parts that can be sent one after the other, each with the operations that it is the
+    /// first to need; at least one part.
+    pub fn into_parts(self) -> Vec<Columns> {
+        self.into_parts_of(PART_BYTES)
+    }
+
+    fn into_parts_of(self, most: usize) -> Vec<Columns> {
+        let whole = self.columns;
+        let mut ops = whole.ops.iter();
+        let (mut known, mut start) = (0, 0);
+        let mut parts = Vec::new();
+        while start < whole.len() || parts.is_empty() {
+            let mut part = Columns::default();
+            if start == 0 {
+                part.externals.clone_from(&whole.externals);
+            }
+            let (mut end, mut nbytes) = (start, 0);
+            while end < whole.len() && (end == start || nbytes < most) {
+                let news = (whole.op_of[end] as usize + 1).saturating_sub(known);
+                let before = part.ops.len();
+                part.ops.extend(ops.by_ref().take(news).cloned());
+                known += news;
+                nbytes += part.ops[before..].iter().map(Op::size_hint).sum::<usize>();
+                nbytes += whole.args(end).len() + 4 * whole.deps(end).len() + 16;
+                part.args.extend_from_slice(whole.args(end));
+                part.args_end.push(part.args.len() as u32);
+                part.deps.extend_from_slice(whole.deps(end));
+                part.deps_end.push(part.deps.len() as u32);
+                end += 1;
+            }
+            part.op_of.extend_from_slice(&whole.op_of[start..end]);
+            let within = |task: &u32| (start..end).contains(&(*task as usize));
+            part.wanted = whole.wanted.iter().copied().filter(within).collect();
+            part.names = whole.names.iter().filter(|(task, _)| within(task)).cloned().collect();
+            parts.push(part);
+            start = end;
+        }
+        parts
+    }
+
     /// # Errors
     /// What `Columns::check` finds, for columns that are a whole graph.
     pub fn check(columns: Columns) -> Result<Graph, GraphError> {
@@ -252,6 +295,38 @@ mod tests {
             GraphError::ForwardDependency { task: 1, dependency: u32::MAX }
         );
         assert_eq!(broken(&|c| c.wanted = vec![4]), GraphError::NoSuchTask(4));
+    }
+
+    #[test]
+    fn a_graph_in_parts_is_the_same_graph() {
+        let mut whole = diamond();
+        let outside = whole.external(TaskId { graph: GraphId(1), index: 5 });
+        let last =
+            whole.op(Op::Kernel { name: "max".into(), params: vec![7; 40], resources: Default::default() });
+        let end = whole.task(last, b"yz", &[outside, 3]);
+        whole.name(end, "end".to_owned());
+        let whole = whole.build().unwrap();
+        for most in [1, 30, 100, 1000] {
+            let parts = whole.clone().into_parts_of(most);
+            let mut joined = Columns::default();
+            for part in &parts {
+                let (tasks, ops) = (joined.len() as u32, joined.ops.len() as u32);
+                assert_eq!(part.check(tasks, ops, joined.externals.len() as u32), Ok(()), "{most}");
+                let (args, deps) = (joined.args.len() as u32, joined.deps.len() as u32);
+                joined.ops.extend(part.ops.clone());
+                joined.op_of.extend(&part.op_of);
+                joined.args.extend(&part.args);
+                joined.args_end.extend(part.args_end.iter().map(|end| args + end));
+                joined.deps.extend(&part.deps);
+                joined.deps_end.extend(part.deps_end.iter().map(|end| deps + end));
+                joined.externals.extend(&part.externals);
+                joined.wanted.extend(&part.wanted);
+                joined.names.extend(part.names.clone());
+            }
+            assert_eq!(&joined, whole.columns(), "{most}");
+            assert_eq!(parts.len() == 1, most == 1000);
+        }
+        assert_eq!(Graph::default().into_parts(), [Columns::default()]);
     }
 
     #[test]

@@ -26,6 +26,25 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// About how many bytes it takes on the wire.
+    pub fn size_hint(&self) -> usize {
+        const FRAME: usize = 64;
+        FRAME
+            + match self {
+                Op::Command(spec) => {
+                    let words = spec.argv.iter().map(String::len);
+                    let env = spec.env.iter().map(|(name, value)| name.len() + value.len());
+                    let outputs = spec.outputs.iter().map(|output| output.path.len());
+                    words.chain(env).chain(outputs).map(|nbytes| nbytes + 5).sum()
+                }
+                Op::Kernel { params, .. } => params.len(),
+                Op::Data => 0,
+                Op::External { blob, .. } => blob.len(),
+            }
+    }
+}
+
 /// What a task occupies on its worker while it runs.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Resources {

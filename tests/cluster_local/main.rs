@@ -8,6 +8,7 @@ mod support;
 mod bringing;
 mod damage;
 mod environment;
+mod graphs;
 mod losses;
 mod outputs;
 mod resources;
