@@ -27,6 +27,7 @@ mod passthrough;
 mod pinned;
 mod queues;
 mod result;
+mod retry;
 mod roles;
 mod scale;
 mod scratch;
@@ -90,6 +91,8 @@ verbs! {
     "result" => Result(result),
     /// Stop tasks
     "cancel" => Cancel(cancel),
+    /// Try again what failed or was cancelled
+    "retry" => Retry(retry),
     /// List tasks
     "tasks" => Tasks(tasks),
     /// Show what is in files, from their metadata

@@ -43,6 +43,12 @@ pub enum Request {
         request: RequestId,
         keys: Vec<Key>,
     },
+    /// Tasks that failed or were cancelled are tried again, with what they depend on, and with what failed because of
+    /// them.
+    Retry {
+        request: RequestId,
+        keys: Vec<Key>,
+    },
     Tasks {
         state: Option<TaskStateName>,
         graph: Option<GraphId>,
@@ -94,6 +100,7 @@ impl Request {
             | Request::DatasetFile { .. } => true,
             Request::Submit { .. }
             | Request::Cancel { .. }
+            | Request::Retry { .. }
             | Request::Scale { .. }
             | Request::Unpin { .. }
             | Request::Relieve { .. }
@@ -289,6 +296,9 @@ pub enum Reply {
         more: bool,
     },
     Status(Box<StatusReport>),
+    Retried {
+        tasks: u64,
+    },
     Scaled {
         workers: u32,
     },

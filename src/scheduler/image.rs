@@ -84,4 +84,5 @@ pub enum Answer {
     Cancelled { tasks: u64 },
     Scaled { workers: u32 },
     Unpinned { tasks: u64 },
+    Retried { tasks: u64 },
 }

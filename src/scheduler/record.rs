@@ -88,6 +88,11 @@ pub enum Record {
     Forgotten {
         graph: GraphId,
     },
+    /// These had failed or were cancelled, and are tried again.
+    Retried {
+        request: RequestId,
+        tasks: Vec<TaskId>,
+    },
     /// The cluster is to end: running tasks have so long.
     GoingDown {
         drain_ms: u64,

@@ -355,3 +355,25 @@ fn who_waits_on_a_cluster_without_workers_is_told_why_nothing_happens() {
     let ran = sandbox.run(["wait", "k"]).exits(1);
     assert!(!ran.stderr.contains("scale"), "nothing is waited for: {}", ran.stderr);
 }
+
+#[test]
+fn what_failed_is_tried_again_with_what_failed_by_it() {
+    let sandbox = Sandbox::new();
+    sandbox.up(1);
+    let check = ["submit", "--key", "input", "--", "cat", "input"];
+    sandbox.ok(check);
+    sandbox.run(["submit", "--wait", "--key", "then", "--after", "input", "--", "echo", "then"]).exits(1);
+    sandbox.run(["retry", "nobody"]).exits(2).says("'nobody'");
+    let again = sandbox.run(["retry", "input", "--wait"]).exits(1);
+    assert!(again.text().contains("2 tasks are tried again"), "{}", again.text());
+    again.says("No such file");
+    fs::write(sandbox.file("input"), "there\n").unwrap();
+    let again = sandbox.run(as_json(["retry", "then"])).exits(0).json();
+    assert_eq!(again["retried"], 2);
+    sandbox.ok(["wait", "input", "then", "--timeout", "100s"]);
+    assert_eq!(
+        (sandbox.ok(["result", "input"]), sandbox.ok(["result", "then"])),
+        ("there\n".into(), "then\n".into())
+    );
+    assert!(sandbox.ok(["retry", "then"]).contains("0 tasks"));
+}

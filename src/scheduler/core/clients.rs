@@ -87,6 +87,7 @@ impl Core {
             },
             Request::Results(keys) => self.results(&keys),
             Request::Cancel { request, keys } => self.on_cancel(request, &keys, out),
+            Request::Retry { request, keys } => self.on_retry(request, &keys, out),
             Request::Tasks { state, graph, limit } => self.list_tasks(state, graph, limit),
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::Scale { request, workers } => self.on_scale(request, workers, out),
@@ -134,7 +135,7 @@ impl Core {
     }
 
     /// The graphs and tasks that keys name; the first unknown one refuses all.
-    fn resolve(&self, keys: &[Key]) -> Result<(BTreeSet<GraphId>, Vec<TaskId>), Reply> {
+    pub(super) fn resolve(&self, keys: &[Key]) -> Result<(BTreeSet<GraphId>, Vec<TaskId>), Reply> {
         let (mut graphs, mut tasks) = (BTreeSet::new(), Vec::new());
         for key in keys {
             let unknown = || Err(refuse(RefusalKind::Unknown, format!("there is no task or graph '{key}'")));

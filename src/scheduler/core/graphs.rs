@@ -233,6 +233,11 @@ impl GraphState {
         self.options.replicas > 0
     }
 
+    /// Whether its tasks write to files that are removed when it fails.
+    pub fn is_undone(&self) -> bool {
+        !self.options.unfinished.is_empty()
+    }
+
     pub fn is_settled(&self) -> bool {
         self.sealed && self.counts.settled() == self.counts.total()
     }

@@ -28,6 +28,9 @@ pub(super) enum Answered {
     Cancelled {
         tasks: u64,
     },
+    Retried {
+        tasks: u64,
+    },
     Scaled {
         workers: u32,
     },
@@ -214,7 +217,7 @@ impl Core {
     }
 
     /// The state that a new task begins in, by what it depends on.
-    fn set_out(&mut self, task: TaskId) {
+    pub(super) fn set_out(&mut self, task: TaskId) {
         // One before it failed and took it along, or it is a literal.
         if self.state(task).is_none_or(|state| state.is_settled()) {
             return;
@@ -337,6 +340,16 @@ impl Core {
             if graph.counts.erred + graph.counts.cancelled > 0 {
                 self.leftovers.extend_from_slice(&graph.options.unfinished);
             }
+        }
+    }
+
+    /// It is to be worked on again: its turn to be forgotten begins anew when it is settled again.
+    pub(super) fn leave_history(&mut self, id: GraphId) {
+        if let Some(graph) = self.graphs.get_mut(&id).filter(|graph| graph.in_history) {
+            graph.in_history = false;
+            self.settled_tasks = self.settled_tasks.saturating_sub(graph.tasks.len() as u64);
+            self.settled_bytes = self.settled_bytes.saturating_sub(graph.kept_bytes());
+            self.settled_graphs.retain(|other| *other != id);
         }
     }
 

@@ -18,6 +18,7 @@ mod recovery;
 mod replay;
 mod replicas;
 mod reports;
+mod retry;
 mod roster;
 mod snapshot;
 mod states;

@@ -152,6 +152,7 @@ impl Core {
                 tasks.iter().for_each(|task| self.lose_again(*task));
                 self.take_cancel(request, &tasks);
             }
+            Record::Retried { request, tasks } => drop(self.take_retry(request, &tasks)),
             Record::Target { request, workers } => self.take_target(request, workers),
             Record::Intent { allocation } => self.inherit_allocation(allocation),
             Record::GivenUp { allocations } => {

@@ -113,6 +113,7 @@ impl Core {
         match self.requests.get(request)? {
             Answered::Graph { .. } => None,
             Answered::Cancelled { tasks } => Some(Answer::Cancelled { tasks: *tasks }),
+            Answered::Retried { tasks } => Some(Answer::Retried { tasks: *tasks }),
             Answered::Scaled { workers } => Some(Answer::Scaled { workers: *workers }),
             Answered::Unpinned { tasks } => Some(Answer::Unpinned { tasks: *tasks }),
         }
@@ -351,6 +352,7 @@ impl Core {
                 request,
                 match answer {
                     Answer::Cancelled { tasks } => Answered::Cancelled { tasks },
+                    Answer::Retried { tasks } => Answered::Retried { tasks },
                     Answer::Scaled { workers } => Answered::Scaled { workers },
                     Answer::Unpinned { tasks } => Answered::Unpinned { tasks },
                 },

@@ -13,6 +13,7 @@ macro_rules! comes {
 mod fetches;
 mod outputs;
 mod restart;
+mod retry;
 mod snapshot;
 mod values;
 mod workers;
