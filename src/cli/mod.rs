@@ -38,6 +38,7 @@ mod tasks;
 pub mod up_flags;
 mod version;
 pub mod wait;
+mod why;
 
 pub mod compute;
 pub mod datasets;
@@ -95,6 +96,8 @@ verbs! {
     "retry" => Retry(retry),
     /// List tasks
     "tasks" => Tasks(tasks),
+    /// Say why a task, a graph, a worker or a job is as it is
+    "why" => Why(why),
     /// Show what is in files, from their metadata
     "open" => Open(open),
     /// Compute expressions over the variables of files
@@ -198,7 +201,8 @@ fn parse_and_run(args: &[OsString]) -> Exit {
 }
 
 /// What can be done with a grant, which is for somebody else's cluster; `compute` with `--local`.
-const WITH_GRANT: [&str; 8] = ["status", "tasks", "datasets", "open", "fetch", "compute", "help", "version"];
+const WITH_GRANT: [&str; 9] =
+    ["status", "tasks", "why", "datasets", "open", "fetch", "compute", "help", "version"];
 
 fn check_grant(verb: &str, context: &Context) -> Result<(), CliError> {
     match &context.grant {

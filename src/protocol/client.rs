@@ -49,6 +49,10 @@ pub enum Request {
         request: RequestId,
         keys: Vec<Key>,
     },
+    /// Why a task, a graph, a worker or an allocation is as it is.
+    Why {
+        subject: String,
+    },
     Tasks {
         state: Option<TaskStateName>,
         graph: Option<GraphId>,
@@ -94,6 +98,7 @@ impl Request {
             Request::Resolve(_)
             | Request::Wait { .. }
             | Request::Results(_)
+            | Request::Why { .. }
             | Request::Tasks { .. }
             | Request::Status
             | Request::Datasets
@@ -243,6 +248,28 @@ pub struct AllocationReport {
     pub workers_connected: u32,
 }
 
+/// Why something is as it is, for people.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Explanation {
+    pub subject: String,
+    pub state: String,
+    pub sentences: Vec<String>,
+    /// Where its logs and verdicts are.
+    pub allocation: Option<AllocationId>,
+    /// Of a worker.
+    pub incarnation: u64,
+}
+
+impl Explanation {
+    pub fn new(subject: &str, state: &str) -> Explanation {
+        Explanation { subject: subject.to_owned(), state: state.to_owned(), ..Explanation::default() }
+    }
+
+    pub fn say(&mut self, sentence: String) {
+        self.sentences.push(sentence);
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StatusReport {
     pub epoch: Epoch,
@@ -288,6 +315,7 @@ pub enum Reply {
         failures: Vec<Failure>,
     },
     Results(Vec<TaskReport>),
+    Why(Vec<Explanation>),
     Cancelled {
         tasks: u64,
     },

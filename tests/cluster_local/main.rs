@@ -17,3 +17,4 @@ mod scheduler_jobs;
 mod state;
 mod strangers;
 mod tasks;
+mod why;

@@ -9,10 +9,18 @@ use super::Context;
 use super::connect::{block_on, state_dir};
 use super::exit::{CliError, Exit};
 use crate::config::about_size;
+use crate::state::StateDir;
 use crate::worker::supervisor::VerdictRecord;
 use catalogue::{Catalogue, Log};
+pub use read::obituary;
 use serde::Serialize;
 use std::fs::File;
+
+/// How workers of that allocation died, by time; what can't be read is left out.
+pub fn deaths(state: &StateDir, allocation: &str) -> Vec<VerdictRecord> {
+    let log = Catalogue::open(state).and_then(|catalogue| catalogue.find(allocation));
+    log.map(|log| log.verdicts()).unwrap_or_default()
+}
 
 /// Lines of a log in a JSON report, where `--lines` says nothing: reports are held in memory.
 const JSON_LINES: u64 = 1000;

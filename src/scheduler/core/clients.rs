@@ -89,6 +89,7 @@ impl Core {
             Request::Cancel { request, keys } => self.on_cancel(request, &keys, out),
             Request::Retry { request, keys } => self.on_retry(request, &keys, out),
             Request::Tasks { state, graph, limit } => self.list_tasks(state, graph, limit),
+            Request::Why { subject } => self.explain(&subject),
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::Scale { request, workers } => self.on_scale(request, workers, out),
             Request::Unpin { request, key } => self.on_unpin(request, &key, out),

@@ -25,6 +25,7 @@ mod states;
 mod task;
 #[cfg(test)]
 mod tests;
+mod why;
 mod workers;
 
 use super::event::{Action, Event, JournalSeq, PeerId, Time};

@@ -16,7 +16,7 @@ const MAX_LOOKS: usize = 256;
 const MAX_PASSED_OVER: usize = 64;
 
 impl Worker {
-    fn view(&self) -> WorkerView<'_> {
+    pub(super) fn view(&self) -> WorkerView<'_> {
         WorkerView {
             cores: self.registration.cores,
             memory: self.registration.memory,
