@@ -168,6 +168,27 @@ fn our_verbs_are_ours_and_jobq_always_is() {
 }
 
 #[test]
+fn completions_and_manual_pages_go_by_the_name_that_was_typed() {
+    let machine = Machine::new();
+    let path = [machine.script("json", TELLER)];
+    for (program, name) in [(jq(&path), "jq"), (Command::new(JOBQ), "jobq")] {
+        let mut program = program;
+        let output = run(program.args(["completions", "bash"]), b"");
+        let script = stdout(&output);
+        assert!(script.contains(&format!("complete -F _{name} ")) && script.contains("publish"), "{script}");
+        assert!(run(Command::new("bash").arg("-n"), script.as_bytes()).status.success());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(jq(&path).args(["help", "--man"]).arg(dir.path()), b"");
+    assert_eq!(output.status.code(), Some(0));
+    let page = std::fs::read_to_string(dir.path().join("jq-map.1")).unwrap();
+    assert!(page.contains(".TH jq-map 1") && page.contains("each\\-line"), "{page}");
+    assert!(!dir.path().join("jq-supervisor.1").exists(), "what people don't type has no page");
+    let output = run(jq(&path).args(["help", "--man", "/dev/null/x"]), b"");
+    assert_eq!(output.status.code(), Some(78));
+}
+
+#[test]
 fn our_own_links_and_copies_are_not_the_json_jq() {
     let machine = Machine::new();
     let path = [

@@ -2,15 +2,22 @@
 
 use super::exit::{CliError, Exit};
 use super::{Context, VERBS, command};
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub struct Args {
     /// The verb to explain
     #[arg(value_name = "VERB")]
     topic: Option<String>,
+    /// Write manual pages into this directory instead, one a verb
+    #[arg(long, value_name = "DIR", conflicts_with = "topic")]
+    man: Option<PathBuf>,
 }
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
+    if let Some(dir) = &args.man {
+        return write_manual(dir, context);
+    }
     let Some(topic) = args.topic else { return Ok(print_overview(context.program)) };
     let mut program = command(context.program);
     program.build();
@@ -25,6 +32,13 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
                 .hint(format!("`{} help` lists the verbs", context.program)))
         }
     }
+}
+
+/// For the name that the user calls us by, so that `jobq` leaves the manual of the JSON processor alone.
+fn write_manual(dir: &Path, context: &Context) -> Result<Exit, CliError> {
+    let written = clap_mangen::generate_to(command(context.program), dir);
+    written.map_err(|error| CliError::config(format!("{}: {error}", dir.display())))?;
+    Ok(Exit::Ok)
 }
 
 /// The list of verbs, on stdout.

@@ -7,6 +7,7 @@ pub mod arguments;
 mod bench;
 mod cancel;
 mod clean;
+mod completions;
 mod config;
 pub mod connect;
 mod context;
@@ -128,6 +129,8 @@ verbs! {
     "bench" => Bench(bench),
     /// Remove what dead clusters and ended jobs left in the state directory
     "clean" => Clean(clean),
+    /// Print what a shell needs to complete verbs and flags
+    "completions" => Completions(completions),
     /// Explain a verb
     "help" => Help(help),
     /// Print the version
