@@ -85,6 +85,9 @@ fn planted_defects_are_caught() {
         Plant::AnswerUnfenced,
         Plant::PlaceBeforeWindow,
         Plant::RemoveUnfenced,
+        Plant::ReadUnfenced,
+        Plant::LetGoUnwritten,
+        Plant::ServeOn,
     ] {
         let config = Config { plant: Some(plant), ..Config::default() };
         let caught = (0..SEEDS_FOR_PLANTS).find_map(|seed| run(seed, &config).err());

@@ -33,6 +33,7 @@ const PURE: &[&str] = &[
     "journal/record",
     "scheduler/core",
     "scheduler/place",
+    "scheduler/relay",
     "scheduler/scale",
     "worker/core",
     "batch",

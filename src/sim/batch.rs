@@ -2,9 +2,12 @@
 
 use super::SECOND;
 use super::faults::Fault;
-use super::world::{Happening, World};
+use super::happening::Happening;
+use super::relay::Seat;
+use super::world::World;
 use crate::protocol::AllocationId;
 use crate::scheduler::event::{AllocationStatus, Event, SubmitOutcome};
+use crate::scheduler::relay::SUCCESSOR;
 use std::collections::BTreeSet;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,6 +18,26 @@ pub(super) enum JobState {
     Ended {
         confirmed: bool,
     },
+}
+
+impl JobState {
+    /// What the batch system says of that job.
+    pub fn status(self, index: usize) -> AllocationStatus {
+        match self {
+            JobState::Pending => AllocationStatus::Pending {
+                reason: "Priority".into(),
+                words: "(Priority)".into(),
+                start_estimate_unix: 0,
+                never: false,
+            },
+            JobState::Running => AllocationStatus::Running { nodes: format!("n{index}"), ends_unix: 0 },
+            JobState::Ended { confirmed } => AllocationStatus::Ended {
+                words: if confirmed { "COMPLETED" } else { "NODE_FAIL" }.into(),
+                confirmed,
+                blameless: false,
+            },
+        }
+    }
 }
 
 pub(super) struct Job {
@@ -29,6 +52,8 @@ pub(super) struct Job {
 #[derive(Default)]
 pub(super) struct Batch {
     pub jobs: Vec<Job>,
+    /// Jobs in which schedulers run.
+    pub seats: Vec<Seat>,
     /// To be cancelled, also if the job is found only later.
     unwanted: BTreeSet<AllocationId>,
 }
@@ -42,6 +67,7 @@ impl Batch {
 impl World {
     /// The scheduler runs the batch system's submit command.
     pub fn submits(&mut self, life: u32, allocation: AllocationId) {
+        self.command_is_done(life);
         let begins = match self.servers.contains_key(&life) {
             true => self.may_act(life),
             // The command may have been running when its scheduler died.
@@ -50,12 +76,28 @@ impl World {
         if !begins {
             return;
         }
+        if allocation == SUCCESSOR {
+            let (is_in, outcome) = self.submit_comes_to();
+            return self.submits_successor(life, is_in, outcome);
+        }
         if !self.disk.has_intent(allocation) {
             self.violate(format!("{allocation} is submitted, but its intent isn't durable"));
         }
         if self.batch.jobs.iter().any(|job| job.allocation == allocation) {
             self.violate(format!("{allocation} is submitted twice"));
         }
+        let (is_in, outcome) = self.submit_comes_to();
+        if is_in {
+            let state = JobState::Pending;
+            self.batch.jobs.push(Job { allocation, state, hosts: vec![], hidden_until: 0, is_ending: false });
+            let wait = self.random.span(100, 60_000);
+            self.after(wait, Happening::JobStarts { job: self.batch.jobs.len() - 1 });
+        }
+        self.server_event(life, Event::Submitted { allocation, outcome });
+    }
+
+    /// Whether the job is in the queue, and what whoever submits it learns.
+    fn submit_comes_to(&mut self) -> (bool, SubmitOutcome) {
         let words = "slurmctld is busy".to_owned();
         let job = format!("{}", 1000 + self.batch.jobs.len());
         let trouble = if self.strikes(self.faults.submit_trouble) { self.random.below(9) } else { 99 };
@@ -77,16 +119,11 @@ impl World {
         if let Some(fault) = fault {
             self.count_fault(fault);
         }
-        if is_in {
-            let state = JobState::Pending;
-            self.batch.jobs.push(Job { allocation, state, hosts: vec![], hidden_until: 0, is_ending: false });
-            let wait = self.random.span(100, 60_000);
-            self.after(wait, Happening::JobStarts { job: self.batch.jobs.len() - 1 });
-        }
-        self.server_event(life, Event::Submitted { allocation, outcome });
+        (is_in, outcome)
     }
 
     pub fn cancels(&mut self, life: u32, allocations: &[AllocationId]) {
+        self.command_is_done(life);
         // One that is no more had told its command before it died.
         if self.servers.contains_key(&life) && !self.may_act(life) {
             return;
@@ -159,7 +196,7 @@ impl World {
 
     pub fn polls(&mut self, life: u32) {
         let Some(server) = self.servers.get_mut(&life) else { return };
-        if self.now < server.next_poll {
+        if self.now < server.next_poll || server.ending.is_some() {
             return;
         }
         server.next_poll = self.now + 30 * SECOND;
@@ -170,7 +207,7 @@ impl World {
             self.count_fault(Fault::PollFailed);
             return self.after(delay, Happening::Answered { life, statuses: None });
         }
-        let mut statuses = Vec::new();
+        let mut statuses: Vec<_> = self.status_of_successor(life).into_iter().collect();
         for allocation in asked {
             let status = self.status_of(allocation);
             let kind = match &status {
@@ -197,21 +234,7 @@ impl World {
         if job.hidden_until > self.now {
             return (id, AllocationStatus::Absent);
         }
-        let status = match job.state {
-            JobState::Pending => AllocationStatus::Pending {
-                reason: "Priority".into(),
-                words: "(Priority)".into(),
-                start_estimate_unix: 0,
-                never: false,
-            },
-            JobState::Running => AllocationStatus::Running { nodes: format!("n{index}"), ends_unix: 0 },
-            JobState::Ended { confirmed } => AllocationStatus::Ended {
-                words: if confirmed { "COMPLETED" } else { "NODE_FAIL" }.into(),
-                confirmed,
-                blameless: false,
-            },
-        };
-        (id, status)
+        (id, job.state.status(index))
     }
 
     pub fn poll_answered(

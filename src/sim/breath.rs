@@ -2,18 +2,23 @@
 
 use super::Plant;
 use super::faults::Fault;
-use super::world::{Happening, World};
+use super::happening::Happening;
+use super::world::World;
 use crate::state::lease::{BEAT_EVERY, SILENT_AFTER};
 
 impl World {
     /// The lease's thread: it checks the fence and beats. The write may land long before its answer comes, or as late.
     pub fn beats(&mut self, life: u32) {
         let stands = self.folder.stands(life);
-        let Some(server) = self.servers.get(&life) else { return };
+        let Some(server) = self.servers.get_mut(&life) else { return };
         if !stands {
             self.count("run", "schedulers that found themselves superseded");
             return self.server_dies(life);
         }
+        if server.ending.as_ref().is_some_and(|ending| ending.has_released) {
+            return;
+        }
+        server.is_beating = true;
         let hangs = server.hangs_until.saturating_sub(self.now);
         let short = self.random.span(1, 50);
         let lands = if self.random.chance(0.5) { hangs } else { 0 };
@@ -34,6 +39,7 @@ impl World {
         let Some(server) = self.servers.get_mut(&life) else { return };
         // When it began is what counts: a claimant may have seen it land at once.
         server.last_good = began;
+        server.is_beating = false;
         if self.must_be_silent(life) {
             return self.falls_silent(life);
         }
@@ -73,13 +79,17 @@ impl World {
         let Some(life) = self.holder().filter(|server| !server.is_paused).map(|server| server.life) else {
             return;
         };
-        let span = self.random.span(500, 200_000);
-        let Some(server) = self.servers.get_mut(&life) else { return };
-        (server.is_paused, server.was_paused) = (true, true);
-        if server.has_pending() {
+        if self.servers[&life].has_pending() {
             self.count_fault(Fault::SchedulerPausedWithActionsPending);
         }
         self.count_fault(Fault::SchedulerPaused);
+        self.pause(life);
+    }
+
+    pub fn pause(&mut self, life: u32) {
+        let span = self.random.span(500, 200_000);
+        let Some(server) = self.servers.get_mut(&life) else { return };
+        (server.is_paused, server.was_paused) = (true, true);
         self.after(span, Happening::SchedulerContinues { life });
     }
 
@@ -99,8 +109,8 @@ impl World {
     }
 
     /// A strike: for a while the state directory doesn't answer this host.
-    pub fn hang_directory(&mut self) {
-        let until = self.now + self.random.span(500, 60_000);
+    pub fn hang_directory(&mut self, span_ms: (u64, u64)) {
+        let until = self.now + self.random.span(span_ms.0, span_ms.1);
         let Some(life) = self.holder().map(|server| server.life) else { return };
         self.count_fault(Fault::DirectoryHangs);
         if let Some(server) = self.servers.get_mut(&life) {

@@ -3,8 +3,9 @@
 use super::SECOND;
 use super::faults::Fault;
 use super::graphs::Plan;
-use super::net::Peer;
-use super::world::{Happening, World};
+use super::happening::Happening;
+use super::net::{Moved, Peer};
+use super::world::World;
 use crate::protocol::{self, FromClient, Reply, Request, RequestId, ToClient};
 use std::collections::VecDeque;
 
@@ -64,6 +65,8 @@ pub(super) struct Client {
     next_call: u64,
     link: Option<u64>,
     is_linking: bool,
+    /// The one that takes over, by the word of the last one.
+    moved: Option<Moved>,
     pub is_dead: bool,
 }
 
@@ -100,6 +103,7 @@ impl World {
             next_call: 1,
             link: None,
             is_linking: true,
+            moved: None,
             is_dead: false,
         });
         let delay = self.random.span(10, 30_000);
@@ -108,7 +112,8 @@ impl World {
 
     fn client_links_soon(&mut self, client: usize) {
         if !std::mem::replace(&mut self.clients[client].is_linking, true) {
-            let delay = self.random.span(100, 10_000);
+            let follows = self.clients[client].moved.is_some();
+            let delay = if follows { self.random.span(1, 500) } else { self.random.span(100, 10_000) };
             self.after(delay, Happening::ClientConnects { client });
         }
     }
@@ -118,7 +123,19 @@ impl World {
         if self.clients[client].is_done() || self.clients[client].link.is_some() {
             return;
         }
-        match self.open_link(Peer::Client(client), 0) {
+        let followed = match self.clients[client].moved.take() {
+            Some(moved) => self.follow(Peer::Client(client), moved),
+            None => Err(None),
+        };
+        let link = match followed {
+            Ok(link) => Some(link),
+            Err(Some(moved)) => {
+                self.clients[client].moved = Some(moved);
+                return self.client_links_soon(client);
+            }
+            Err(None) => self.open_link(Peer::Client(client), 0),
+        };
+        match link {
             Some(link) => {
                 self.clients[client].link = Some(link);
                 self.client_steps(client);
@@ -212,6 +229,11 @@ impl World {
     }
 
     fn client_told(&mut self, client: usize, message: ToClient) {
+        if let Reply::Moved { addresses } = &message.reply {
+            // The link breaks soon; then it is known where to go.
+            self.clients[client].moved = Moved::to(addresses, self.now);
+            return;
+        }
         let Some((call, step, _)) = &self.clients[client].asked else { return };
         if *call != message.call || self.clients[client].is_dead {
             return;

@@ -3,7 +3,8 @@
 
 use super::Plant;
 use super::disk::Found;
-use super::world::{Happening, World};
+use super::happening::Happening;
+use super::world::World;
 use crate::journal::record::Place;
 use crate::protocol::{ErrorKind, Execution};
 use crate::scheduler::core::{Core, CoreConfig};

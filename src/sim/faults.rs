@@ -1,7 +1,8 @@
 //! What may go wrong, and how often in this run.
 
+use super::happening::Happening;
 use super::random::Random;
-use super::world::{Happening, World};
+use super::world::World;
 use super::{Config, SECOND};
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -22,6 +23,13 @@ pub(super) enum Fault {
     SchedulerPaused,
     SchedulerPausedWithActionsPending,
     SchedulerSaidOver,
+    SchedulerTerminated,
+    SchedulerWalltimeEnded,
+    SuccessorSaidOver,
+    HolderDied,
+    HolderPaused,
+    HolderAndSuccessorPaused,
+    MovedLost,
     ClaimantPaused,
     ClaimantDied,
     DirectoryHangs,
@@ -64,6 +72,12 @@ pub(super) struct Faults {
     pub report_trouble: f64,
     pub claim_trouble: f64,
     pub stale_contact: f64,
+    /// Of one that relieves another, at each of its steps.
+    pub successor_trouble: f64,
+    /// Of a scheduler that lets go, at each of its steps.
+    pub relay_trouble: f64,
+    /// How long jobs of schedulers last, about; 0: they run in none.
+    pub scheduler_walltime: u64,
     /// Steps of a scheduler after which it makes a snapshot.
     pub snapshot: f64,
     pub max_workers_lost: u8,
@@ -81,6 +95,7 @@ enum Strike {
     KillScheduler,
     PauseScheduler,
     SaySchedulerOver,
+    Terminate,
     HangDirectory,
     Orphan,
     Vanish,
@@ -94,7 +109,11 @@ impl Strike {
     fn ends_schedulers(self) -> bool {
         matches!(
             self,
-            Strike::KillScheduler | Strike::PauseScheduler | Strike::SaySchedulerOver | Strike::HangDirectory
+            Strike::KillScheduler
+                | Strike::PauseScheduler
+                | Strike::SaySchedulerOver
+                | Strike::Terminate
+                | Strike::HangDirectory
         )
     }
 }
@@ -110,6 +129,7 @@ impl Faults {
             Strike::KillScheduler,
             Strike::PauseScheduler,
             Strike::SaySchedulerOver,
+            Strike::Terminate,
             Strike::HangDirectory,
             Strike::Orphan,
             Strike::Vanish,
@@ -139,7 +159,13 @@ impl Faults {
             report_trouble: probability(0.8),
             claim_trouble: probability(0.3),
             stale_contact: probability(0.5),
+            successor_trouble: probability(0.4),
+            relay_trouble: probability(0.3),
             snapshot: probability(0.05),
+            scheduler_walltime: match config.restarts && random.chance(0.6) {
+                true => random.between(20, 100) * SECOND,
+                false => 0,
+            },
             until: random.between(100, 600) * SECOND,
             interval: random.span(2_000, 40_000),
             lots,
@@ -166,7 +192,8 @@ impl World {
             Strike::KillScheduler => self.kill_server(),
             Strike::PauseScheduler => self.pause_server(),
             Strike::SaySchedulerOver => self.say_scheduler_over(),
-            Strike::HangDirectory => self.hang_directory(),
+            Strike::Terminate => self.terminate_scheduler(),
+            Strike::HangDirectory => self.hang_directory((500, 60_000)),
             Strike::Orphan => self.orphan_job(),
             Strike::Vanish => self.hide_job(),
             Strike::EndWalltime => self.end_walltime(),

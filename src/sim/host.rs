@@ -1,14 +1,13 @@
-//! A worker's shell and its process: it links to whoever is the scheduler, feeds the core, and dies in many ways.
+//! A worker's shell: it feeds the core with what arrives over its link, and performs what the core wants.
 
 use super::SECOND;
-use super::faults::Fault;
-use super::net::Peer;
+use super::contact::Way;
+use super::happening::Happening;
+use super::net::Moved;
 use super::runners::Running;
-use super::truth::End;
-use super::world::{Happening, World};
+use super::world::World;
 use crate::graph::TaskId;
 use crate::protocol::{self, Execution, FromWorker, Outcome, Registration, ToWorker, WorkerId};
-use crate::state::LeaseWatch;
 use crate::worker::core::{Action, Core, Event, WorkerConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,10 +26,10 @@ pub(super) struct Host {
     pub id: WorkerId,
     pub job: usize,
     pub core: Core,
-    born: u64,
+    pub born: u64,
     pub is_alive: bool,
     /// Its supervisor lives.
-    is_supervised: bool,
+    pub is_supervised: bool,
     pub link: Option<u64>,
     inbox: Vec<Incoming>,
     wakes: bool,
@@ -41,11 +40,7 @@ pub(super) struct Host {
     pub runs: BTreeMap<Execution, Running>,
     /// Nothing gets through to it or from it.
     pub unreachable_until: u64,
-    is_linking: bool,
-    /// The newest epoch that it has heard of.
-    newest: u32,
-    /// The epoch whose scheduler doesn't answer, and its lease as this worker has watched it.
-    watched: (u32, LeaseWatch),
+    pub way: Way,
 }
 
 impl Host {
@@ -104,83 +99,13 @@ impl World {
             spoilt: BTreeSet::new(),
             runs: BTreeMap::new(),
             unreachable_until: 0,
-            is_linking: false,
-            newest: 0,
-            watched: (0, LeaseWatch::default()),
+            way: Way::default(),
         });
         self.batch.jobs[job].hosts.push(host);
         self.count("run", "workers started");
         self.host_links_soon(host, 100, 3_000);
         self.host_looks_again(host);
         self.wind_host(host);
-    }
-
-    fn host_links_soon(&mut self, host: usize, low_ms: u64, high_ms: u64) {
-        if !std::mem::replace(&mut self.hosts[host].is_linking, true) {
-            let delay = self.random.span(low_ms, high_ms);
-            self.after(delay, Happening::HostConnects { host });
-        }
-    }
-
-    pub fn host_connects(&mut self, host: usize) {
-        self.hosts[host].is_linking = false;
-        if !self.hosts[host].is_alive || self.hosts[host].link.is_some() {
-            return;
-        }
-        let reachable = self.hosts[host].unreachable_until <= self.now;
-        match if reachable { self.open_link(Peer::Host(host), self.hosts[host].newest) } else { None } {
-            Some(link) => {
-                self.hosts[host].link = Some(link);
-                self.hosts[host].newest = self.links[&link].life;
-                self.host_takes(host, Incoming::Linked(link));
-            }
-            None => {
-                if self.went_down && self.hosts[host].core.epoch().is_some() {
-                    self.host_takes(host, Incoming::Core(Event::BroughtDown));
-                }
-                self.host_links_soon(host, 500, 10_000);
-            }
-        }
-    }
-
-    fn host_looks_again(&mut self, host: usize) {
-        let delay = self.random.between(LOOK_EVERY.0, LOOK_EVERY.1);
-        self.after(delay, Happening::HostLooks { host });
-    }
-
-    /// While its scheduler doesn't answer, it looks at the contact file, the lease and the fence.
-    pub fn host_looks(&mut self, host: usize) {
-        if !self.hosts[host].is_alive {
-            return;
-        }
-        self.host_looks_again(host);
-        let h = &self.hosts[host];
-        let is_quiet = h.link.is_none() || h.out_of_touch(self.now) > QUIET_AFTER;
-        let is_reachable = h.unreachable_until <= self.now;
-        let Some(epoch) = h.core.epoch().filter(|_| is_quiet && is_reachable) else { return };
-        if self.proves(host, epoch.0) {
-            let at = self.now - self.hosts[host].born;
-            self.count("run", "looks that found nobody given up");
-            self.host_takes(host, Incoming::Core(Event::NotGivenUp { at }));
-        }
-        let h = &mut self.hosts[host];
-        h.newest = h.newest.max(self.folder.contact().unwrap_or(0));
-        if let Some(link) = h.link.filter(|link| self.links[link].life < h.newest) {
-            self.count("run", "workers that left a superseded scheduler");
-            self.peer_closes(link);
-            self.host_unlinked(host, link);
-        }
-    }
-
-    /// Nobody can act for the cluster: that epoch's scheduler is silent, and its fence stands.
-    fn proves(&mut self, host: usize, epoch: u32) -> bool {
-        let Some(seen) = self.folder.lease.clone() else { return false };
-        let watched = &mut self.hosts[host].watched;
-        if watched.0 != epoch {
-            *watched = (epoch, LeaseWatch::default());
-        }
-        let still = watched.1.observe(&seen, Duration::from_nanos(self.now)) >= STILL;
-        seen.epoch == epoch && (still || seen.released) && self.folder.stands(epoch)
     }
 
     pub fn host_hears(&mut self, host: usize, link: u64, frame: &[u8]) {
@@ -234,7 +159,10 @@ impl World {
             Incoming::Linked(link) if self.hosts[host].link == Some(link) => vec![Event::Connected],
             Incoming::Unlinked(link) if self.hosts[host].link == Some(link) => {
                 self.hosts[host].link = None;
-                self.host_links_soon(host, 200, 5_000);
+                match self.hosts[host].way.moved {
+                    Some(_) => self.host_links_soon(host, 1, 50),
+                    None => self.host_links_soon(host, 200, 5_000),
+                }
                 vec![Event::Disconnected]
             }
             Incoming::Messages(link, messages) if self.hosts[host].link == Some(link) => {
@@ -252,8 +180,12 @@ impl World {
         };
         for event in events {
             self.note(|| format!("worker {host} <- {event:?}"));
-            if let Event::FromScheduler(ToWorker::Refused { .. }) = event {
-                self.count("run", "orphans refused");
+            match &event {
+                Event::FromScheduler(ToWorker::Refused { .. }) => self.count("run", "orphans refused"),
+                Event::FromScheduler(ToWorker::Moved { addresses }) => {
+                    self.hosts[host].way.moved = Moved::to(addresses, self.now);
+                }
+                _ => {}
             }
             self.hosts[host].core.handle(now, event, out);
             self.hosts[host].core.check();
@@ -317,124 +249,6 @@ impl World {
         }
     }
 
-    /// The worker's process ends; its children were killed before, or are now.
-    fn host_exits(&mut self, host: usize) {
-        self.note(|| format!("worker {host} exits"));
-        self.hosts[host].is_alive = false;
-        if let Some(link) = self.hosts[host].link.take() {
-            self.peer_closes(link);
-        }
-        self.end_groups(host);
-    }
-
-    /// The supervisor has killed what a dead worker left running.
-    pub fn groups_killed(&mut self, host: usize) {
-        if !self.hosts[host].is_supervised {
-            return;
-        }
-        self.end_groups(host);
-        self.supervise(host);
-    }
-
-    fn end_groups(&mut self, host: usize) {
-        self.truth.losses += 1;
-        self.hosts[host].is_supervised = false;
-        for (execution, run) in std::mem::take(&mut self.hosts[host].runs) {
-            if run.is_command {
-                self.truth.end(run.key, execution, host, self.now, End::Killed);
-            }
-        }
-        self.look_at_job(self.hosts[host].job);
-    }
-
-    /// What the supervisor of a dead worker does: it tells the scheduler, and starts another.
-    fn supervise(&mut self, host: usize) {
-        let delay = match self.random.below(4) {
-            _ if !self.strikes(self.faults.report_trouble) => self.random.span(10, 500),
-            0..=2 => {
-                self.count_fault(Fault::DeathReportLate);
-                self.random.span(5_000, 200_000)
-            }
-            _ => {
-                self.count_fault(Fault::DeathReportLost);
-                return self.restart_host(host);
-            }
-        };
-        self.after(delay, Happening::DeathTold { id: self.hosts[host].id.clone(), tries: 20 });
-        self.restart_host(host);
-    }
-
-    fn restart_host(&mut self, host: usize) {
-        let job = self.hosts[host].job;
-        if self.batch.jobs[job].state == super::batch::JobState::Running && self.random.chance(0.7) {
-            self.start_host(job);
-            let name = self.hosts[host].id.name.clone();
-            self.note(|| format!("... in place of {name}"));
-        }
-    }
-
-    fn random_host(&mut self) -> Option<usize> {
-        let alive: Vec<usize> = (0..self.hosts.len()).filter(|host| self.hosts[*host].is_alive).collect();
-        self.random.pick(&alive).copied()
-    }
-
-    /// kill -9 of the worker: its supervisor notices, kills its process groups, and then reports.
-    pub fn kill_worker(&mut self) {
-        let Some(host) = self.random_host() else { return };
-        self.count_fault(Fault::WorkerKilled);
-        self.note(|| format!("... worker {host}"));
-        self.hosts[host].is_alive = false;
-        if let Some(link) = self.hosts[host].link.take() {
-            self.peer_closes(link);
-        }
-        let delay = self.random.span(10, 2_000);
-        self.after(delay, Happening::GroupsKilled { host });
-    }
-
-    /// The whole node goes without a word.
-    pub fn crash_host(&mut self) {
-        let Some(host) = self.random_host() else { return };
-        self.count_fault(Fault::HostCrashed);
-        self.power_off(host, false);
-    }
-
-    /// Everything of that worker ends at this moment; `clean`: its kernel still closes the link.
-    pub fn power_off(&mut self, host: usize, clean: bool) {
-        if self.hosts[host].is_gone() {
-            return;
-        }
-        self.note(|| format!("worker {host} is no more"));
-        self.hosts[host].is_alive = false;
-        if let Some(id) = self.hosts[host].link.take() {
-            if clean {
-                self.peer_closes(id);
-            } else if let Some(link) = self.links.get_mut(&id) {
-                (link.up_flows, link.down_flows) = (false, false);
-                self.notice_by_keepalive(id);
-            }
-        }
-        self.end_groups(host);
-    }
-
-    pub fn cut_host_off(&mut self) {
-        let Some(host) = self.random_host() else { return };
-        self.count_fault(Fault::HostUnreachable);
-        let until = self.now + self.random.span(1_000, 400_000);
-        self.isolate(host, until);
-    }
-
-    /// Nothing gets through to this worker until then; nobody is told.
-    pub fn isolate(&mut self, host: usize, until: u64) {
-        self.note(|| format!("... worker {host} is unreachable until {:.1} s", until as f64 / 1e9));
-        let h = &mut self.hosts[host];
-        h.unreachable_until = h.unreachable_until.max(until);
-        let Some(id) = h.link else { return };
-        if let Some(link) = self.links.get_mut(&id) {
-            (link.up_flows, link.down_flows) = (false, false);
-            self.notice_by_keepalive(id);
-        }
-    }
-
     pub fn ask_host_to_leave(&mut self, host: usize) {
         let reason = "SIGTERM".to_owned();
         self.host_takes(host, Incoming::Core(Event::AskedToLeave { reason }));
@@ -446,11 +260,5 @@ impl World {
 }
 
 pub(super) const DEATH_TIMEOUT: Duration = Duration::from_secs(120);
-/// Without an answer for so long, a worker looks at the state directory.
-const QUIET_AFTER: Duration = Duration::from_secs(30);
-/// A lease that has stood still for so long is of a scheduler that is silent.
-const STILL: Duration = Duration::from_secs(20);
-/// Between two looks.
-const LOOK_EVERY: (u64, u64) = (10 * SECOND, 30 * SECOND);
 /// Grace of the end of a run that was killed.
 pub(super) const KILL_GRACE_MS: (u64, u64) = (1, 5 * SECOND / 1_000_000);

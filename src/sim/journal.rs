@@ -3,8 +3,9 @@
 use super::Plant;
 use super::compaction::Snapshot;
 use super::faults::Fault;
+use super::happening::Happening;
 use super::server::Server;
-use super::world::{Happening, World};
+use super::world::World;
 use crate::journal::record::Place;
 use crate::protocol::AllocationId;
 use crate::scheduler::event::{Event, JournalSeq};
@@ -125,6 +126,18 @@ impl World {
         self.sync(life);
     }
 
+    /// A scheduler that lets go hears of its disk and of nothing else; what waited for a record is said at the end.
+    pub fn hears_of_the_disk(&mut self, life: u32) {
+        let Some(server) = self.servers.get_mut(&life) else { return };
+        server.wakes = false;
+        for (_, event) in std::mem::take(&mut server.inbox) {
+            if let Event::Durable(seq) = event {
+                server.letters.release(seq.0.min(server.journal.durable));
+            }
+        }
+        self.submit_durable(life);
+    }
+
     pub fn submit_durable(&mut self, life: u32) {
         let Some(server) = self.servers.get_mut(&life) else { return };
         let (journal, released) = (&mut server.journal, server.letters.released());
@@ -132,8 +145,7 @@ impl World {
         journal.waiting_submits = waiting;
         let ready: Vec<(u64, AllocationId)> = ready;
         for (_, allocation) in ready {
-            let delay = self.random.span(50, 5_000);
-            self.after(delay, Happening::Submits { life, allocation });
+            self.command_soon(life, 5_000, Happening::Submits { life, allocation });
         }
     }
 }

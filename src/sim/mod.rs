@@ -7,10 +7,10 @@
 //! and what leaves the scheduler is judged by what is durable at that moment.
 //!
 //! There may be several schedulers at a time: one that serves, others that claim, and some that were stopped, cut off
-//! from the state directory or said to be over, were superseded, and wake up with things left to do. The state
-//! directory is a model of what the file server does: links of epochs and fences, the lease's counter, the contact file,
-//! and the journal's files in the journal's own format, snapshots included: what counts of them the journal's reader
-//! tells.
+//! from the state directory or said to be over, were superseded, and wake up with things left to do. In some runs they
+//! are in batch jobs that end, and hand over to successors that they ask for. The state directory is a model of what
+//! the file server does: links of epochs and fences, the lease's counter, the contact file, and the journal's files in
+//! the journal's own format, snapshots included: what counts of them the journal's reader tells.
 //!
 //! What it doesn't have: TLS, frames that arrive in pieces, memory limits and spilling.
 
@@ -19,20 +19,27 @@ mod breath;
 mod claim;
 mod client;
 mod compaction;
+mod contact;
+mod deaths;
 mod disk;
+mod ending;
 mod faults;
 mod folder;
 mod graphs;
+mod happening;
 mod host;
 mod journal;
 mod judge;
 mod letters;
 mod net;
 mod random;
+mod relay;
+mod relieve;
 mod report;
 mod runners;
 mod server;
 mod shelf;
+mod start;
 mod steps;
 mod truth;
 mod world;
@@ -83,6 +90,12 @@ pub enum Plant {
     PlaceBeforeWindow,
     /// What a snapshot stands for is removed without a look at the fence.
     RemoveUnfenced,
+    /// A new scheduler reads the journal before it fells the fences of those before it.
+    ReadUnfenced,
+    /// A scheduler that lets go gives its lease up before what it took is on disk.
+    LetGoUnwritten,
+    /// A scheduler that has told who takes over takes requests as before.
+    ServeOn,
 }
 
 /// What the schedulers of this seed's cluster journalled, as one life after the other had it.

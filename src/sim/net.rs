@@ -2,7 +2,8 @@
 
 use super::SECOND;
 use super::faults::Fault;
-use super::world::{Happening, World};
+use super::happening::Happening;
+use super::world::World;
 use std::fmt;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -10,7 +11,32 @@ pub(super) enum Peer {
     Host(usize),
     Client(usize),
     Supervisor,
+    /// A claimant that wants to relieve the scheduler.
+    Successor(u32),
 }
+
+/// The word of a scheduler that another one takes over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Moved {
+    successor: u32,
+    /// Who can't be linked by then is looked for in the contact file.
+    until: u64,
+}
+
+impl Moved {
+    /// How a claimant is called.
+    pub fn address(successor: u32) -> Vec<String> {
+        vec![format!("successor#{successor}")]
+    }
+
+    pub fn to(addresses: &[String], now: u64) -> Option<Moved> {
+        let successor = addresses.first()?.strip_prefix("successor#")?.parse().ok()?;
+        Some(Moved { successor, until: now + MOVED_TIMEOUT })
+    }
+}
+
+/// For whoever takes over to be there.
+const MOVED_TIMEOUT: u64 = 15 * SECOND;
 
 /// One connection. Each side has it open until it learns of its end; what flows is another matter.
 pub(super) struct Link {
@@ -34,6 +60,7 @@ impl fmt::Display for Peer {
             Peer::Host(host) => write!(f, "worker {host}"),
             Peer::Client(client) => write!(f, "client {client}"),
             Peer::Supervisor => write!(f, "supervisor"),
+            Peer::Successor(claimant) => write!(f, "successor {claimant}"),
         }
     }
 }
@@ -52,10 +79,35 @@ impl World {
             self.count("network", "contact files of an epoch that is over");
             return None;
         }
-        if self.servers.get(&life)?.is_paused {
-            self.count("network", "schedulers that shook no hands");
+        let server = self.servers.get(&life)?;
+        if server.is_paused || server.ending.is_some() {
+            let ends = server.ending.is_some();
+            let what =
+                if ends { "schedulers that took nobody any more" } else { "schedulers that shook no hands" };
+            self.count("network", what);
             return None;
         }
+        Some(self.new_link(peer, life))
+    }
+
+    /// A link to whoever takes over, if it serves by now; else whether to try again.
+    pub fn follow(&mut self, peer: Peer, moved: Moved) -> Result<u64, Option<Moved>> {
+        let mut serving = self.servers.values().filter(|server| server.claimant == moved.successor);
+        if let Some(server) = serving.find(|server| !server.is_paused && server.ending.is_none()) {
+            let life = server.life;
+            let who = if let Peer::Host(_) = peer { "workers" } else { "clients" };
+            self.count("relay", &format!("{who} that followed"));
+            return Ok(self.new_link(peer, life));
+        }
+        let may_come = self.claimants.contains_key(&moved.successor) && self.now < moved.until;
+        if !may_come {
+            let who = if let Peer::Host(_) = peer { "workers" } else { "clients" };
+            self.count("relay", &format!("{who} that took the contact file instead"));
+        }
+        Err(may_come.then_some(moved))
+    }
+
+    fn new_link(&mut self, peer: Peer, life: u32) -> u64 {
         let id = self.links.len() as u64 + 1;
         let link = Link {
             peer,
@@ -69,8 +121,8 @@ impl World {
             last_down: 0,
         };
         self.links.insert(id, link);
-        self.note(|| format!("link {id} of {peer} opens"));
-        Some(id)
+        self.note(|| format!("link {id} of {peer} to scheduler {life} opens"));
+        id
     }
 
     fn latency(&mut self) -> u64 {
@@ -119,6 +171,7 @@ impl World {
             (true, true) => match peer {
                 Peer::Host(host) => self.host_hears(host, id, frame),
                 Peer::Client(client) => self.client_hears(client, frame),
+                Peer::Successor(claimant) => self.successor_hears(claimant, frame),
                 Peer::Supervisor => {}
             },
         }
@@ -158,7 +211,8 @@ impl World {
         match peer {
             Peer::Host(host) => self.host_unlinked(host, id),
             Peer::Client(client) => self.client_unlinked(client),
-            Peer::Supervisor => {}
+            // It looks at its link itself.
+            Peer::Successor(_) | Peer::Supervisor => {}
         }
     }
 

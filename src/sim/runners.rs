@@ -3,10 +3,11 @@
 
 use super::faults::Fault;
 use super::graphs::{self, FAILS, FLAKY, SLOW, command_output, kernel_value, read_args};
+use super::happening::Happening;
 use super::host::{DEATH_TIMEOUT, Incoming, KILL_GRACE_MS};
 use super::random::digest_bytes;
 use super::truth::{End, Run};
-use super::world::{Happening, World};
+use super::world::World;
 use crate::graph::{Op, TaskId};
 use crate::protocol::{
     ErrorKind, Execution, MissingInput, Outcome, PendingOutput, PlaceOutcome, StoredValue, TaskError,

@@ -1,29 +1,45 @@
 //! The scheduler's shell: it takes in what has arrived in one batch, holds back what waits for the journal, and dies.
 
-use super::disk::{Found, decode, encode};
+use super::disk::{decode, encode};
+use super::ending::Ending;
+use super::happening::Happening;
 use super::journal::Journal;
 use super::letters::{Letter, Letters};
 use super::net::Peer;
 use super::report::{variant, worker_message};
 use super::truth::Lineage;
-use super::world::{Happening, World};
+use super::world::World;
 use super::{Plant, SECOND};
 use crate::graph::TaskId;
-use crate::protocol::{
-    self, AllocationId, Epoch, FromClient, FromWorker, Reply, ToClient, ToWorker, WorkerId,
-};
-use crate::scheduler::core::{Core, CoreConfig};
-use crate::scheduler::event::{Action, Event, JournalSeq, PeerId, Time};
-use crate::scheduler::record::Record;
+use crate::protocol::{self, AllocationId, FromClient, FromWorker, Reply, ToClient, ToWorker, WorkerId};
+use crate::scheduler::core::Core;
+use crate::scheduler::event::{Action, Event, PeerId, Time};
+use crate::scheduler::relay::{Relay, Successor};
 use std::collections::{BTreeSet, HashMap};
 
 pub(super) struct Server {
     pub core: Core,
     pub life: u32,
-    born: u64,
+    pub born: u64,
+    /// The claimant that it was.
+    pub claimant: u32,
+    /// The batch job that it is in.
+    pub job: Option<usize>,
+    pub relay: Relay,
+    pub relays_at: Option<u64>,
+    /// Who may take over, once this batch is done.
+    pub wish: Option<Successor>,
+    /// It takes nothing any more.
+    pub ending: Option<Ending>,
+    /// It has told who takes over.
+    pub has_let_go: bool,
+    /// Batch commands that it was asked for and that aren't done.
+    pub commands: usize,
+    /// A beat is under way.
+    pub is_beating: bool,
     /// What has arrived, and over which link.
-    inbox: Vec<(Option<u64>, Event)>,
-    wakes: bool,
+    pub inbox: Vec<(Option<u64>, Event)>,
+    pub wakes: bool,
     ticks_at: Option<u64>,
     pub journal: Journal,
     pub letters: Letters,
@@ -33,7 +49,7 @@ pub(super) struct Server {
     /// Allocations that this scheduler asked for itself, or of which a worker has registered with it.
     known: BTreeSet<AllocationId>,
     pub lineage: Lineage,
-    seen: HashMap<TaskId, &'static str>,
+    pub seen: HashMap<TaskId, &'static str>,
     exit: bool,
     /// When the last beat began that was answered, with the fence still standing.
     pub last_good: u64,
@@ -47,6 +63,40 @@ pub(super) struct Server {
 }
 
 impl Server {
+    /// With that core, of that epoch; so much of the journal is on disk.
+    pub fn new(core: Core, life: u32, born: u64, durable: u64) -> Server {
+        Server {
+            core,
+            life,
+            born,
+            claimant: 0,
+            job: None,
+            relay: Relay::default(),
+            relays_at: None,
+            wish: None,
+            ending: None,
+            has_let_go: false,
+            commands: 0,
+            is_beating: false,
+            inbox: Vec::new(),
+            wakes: false,
+            ticks_at: None,
+            journal: Journal::after(durable),
+            letters: Letters::new(durable),
+            next_poll: 0,
+            was_answered: false,
+            known: BTreeSet::new(),
+            lineage: Lineage::default(),
+            seen: HashMap::new(),
+            exit: false,
+            last_good: born,
+            hangs_until: 0,
+            is_paused: false,
+            was_paused: false,
+            asleep: Vec::new(),
+        }
+    }
+
     pub fn has_unsynced(&self) -> bool {
         !self.journal.unsynced.is_empty()
     }
@@ -63,68 +113,11 @@ impl World {
         self.servers.values().find(|server| self.folder.stands(server.life))
     }
 
-    /// A claimant has read and sealed everything: it serves. `began`: when it took the lease.
-    pub fn server_starts(&mut self, life: u32, began: u64, found: Found) {
-        let config = CoreConfig {
-            epoch: Epoch(life),
-            max_workers_lost: self.faults.max_workers_lost,
-            workers_per_allocation: self.faults.workers_per_allocation,
-            keep_settled: self.faults.keep_settled,
-            ..CoreConfig::default()
-        };
-        self.note(|| format!("scheduler {life} starts from {} records", found.records.len()));
-        let (told, last) = (self.disk.records_of(&found), found.seal_seq());
-        self.judge_found(&found, &told);
-        let (lineage, former) = (Lineage::of(&told), former_workers(&told));
-        let core = match Core::replay(config, Time(0), found.records, JournalSeq(last)) {
-            Ok(core) => core,
-            Err(error) => return self.violate(error.to_string()),
-        };
-        core.check();
-        let mut seen = HashMap::new();
-        core.each_state(|task, state| {
-            seen.insert(task, state);
-        });
-        let server = Server {
-            core,
-            life,
-            born: self.now,
-            inbox: Vec::new(),
-            wakes: false,
-            ticks_at: None,
-            journal: Journal::after(last),
-            letters: Letters::new(last),
-            next_poll: 0,
-            was_answered: false,
-            known: BTreeSet::new(),
-            lineage,
-            seen,
-            exit: false,
-            last_good: began,
-            hangs_until: 0,
-            is_paused: false,
-            was_paused: false,
-            asleep: Vec::new(),
-        };
-        self.servers.insert(life, server);
-        for (worker, completions) in self.disk.outbox.clone() {
-            self.server_takes(life, None, Event::LeftBehind { worker, completions });
-        }
-        self.after(0, Happening::ServerTicks { life });
-        self.after(SECOND, Happening::Polls { life });
-        self.after(0, Happening::Beats { life });
-        if self.config.plant == Some(Plant::PlaceBeforeWindow) {
-            for id in former {
-                let message = FromWorker::Dead { id, verdict: "planted".into() };
-                self.server_takes(life, None, Event::FromWorker { peer: PeerId(0), message });
-            }
-        }
-    }
-
     /// What was handed to the disk but not synced may be there or not, from its beginning.
     pub fn server_dies(&mut self, life: u32) {
         let Some(mut server) = self.servers.remove(&life) else { return };
         self.note(|| format!("scheduler {life} is no more"));
+        self.seat_is_free(server.job);
         if server.journal.syncing {
             let survive = self.random.below(server.journal.writing as u64 + 1);
             self.write_out(&mut server, survive as usize);
@@ -147,7 +140,7 @@ impl World {
 
     pub fn server_hears(&mut self, life: u32, link: u64, peer: Peer, frame: &[u8]) {
         let understood = match peer {
-            Peer::Client(_) => protocol::decode::<FromClient>(frame).map(|messages| {
+            Peer::Client(_) | Peer::Successor(_) => protocol::decode::<FromClient>(frame).map(|messages| {
                 messages.into_iter().for_each(|message| {
                     self.server_takes(life, Some(link), Event::FromClient { peer: PeerId(link), message });
                 });
@@ -211,6 +204,10 @@ impl World {
         let Some(mut server) = self.servers.remove(&life) else { return };
         let now = Time(self.now - server.born);
         let mut out = Vec::new();
+        if server.ending.is_some() {
+            self.servers.insert(life, server);
+            return self.hears_of_the_disk(life);
+        }
         if ticks {
             server.ticks_at = None;
             server.core.handle(now, Event::Tick, &mut out);
@@ -227,6 +224,10 @@ impl World {
                     server.letters.release(seq.0.min(server.journal.durable));
                 }
                 self.note(|| format!("scheduler {life} <- {event:?}"));
+                let Some(event) = self.hears_wish(&mut server, event) else { continue };
+                if server.relay.hear(&event, now).is_some() {
+                    self.count("relay", "successors' jobs that came to nothing");
+                }
                 if let Event::FromWorker { message: FromWorker::Register(registration), .. } = &event {
                     server.known.insert(registration.allocation);
                 }
@@ -256,6 +257,10 @@ impl World {
         self.flush_server(life);
         self.maybe_snapshot(life);
         self.wind_server(life);
+        self.wind_relay(life);
+        if let Some(successor) = self.servers.get_mut(&life).and_then(|server| server.wish.take()) {
+            self.begins_ending(life, Some(successor));
+        }
     }
 
     fn watch_states(&mut self, server: &mut Server) {
@@ -286,6 +291,7 @@ impl World {
             if self.folder.stands(life) {
                 self.count("run", "clean ends");
                 self.went_down = true;
+                self.cancel_seats();
                 self.finish_server(life);
             }
             self.server_dies(life);
@@ -308,6 +314,9 @@ impl World {
         let plant = self.config.plant;
         match action {
             Action::Persist { seq, record } => {
+                if server.has_let_go {
+                    return self.violate(format!("scheduler {life} has let go, and takes {record:?}"));
+                }
                 let bytes = encode(&record);
                 server.lineage.learn(&record);
                 if decode(&bytes) != record {
@@ -352,8 +361,7 @@ impl World {
                     return self.violate(why);
                 }
                 server.journal.waiting_submits.retain(|(_, waiting)| !allocations.contains(waiting));
-                let delay = self.random.span(50, 3_000);
-                self.after(delay, Happening::Cancels { life, allocations });
+                self.command_soon(life, 3_000, Happening::Cancels { life, allocations });
             }
             Action::Poll => {
                 self.report.count("action", "Poll");
@@ -367,13 +375,4 @@ impl World {
             }
         }
     }
-}
-
-/// Workers that may run what is in doubt.
-fn former_workers(records: &[Record]) -> BTreeSet<WorkerId> {
-    let assigned = |record: &Record| match record {
-        Record::Assigned { worker, .. } => Some(worker.clone()),
-        _ => None,
-    };
-    records.iter().filter_map(assigned).collect()
 }

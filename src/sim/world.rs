@@ -3,10 +3,10 @@
 use super::batch::Batch;
 use super::claim::Claimant;
 use super::client::Client;
-use super::compaction::Step;
 use super::disk::Disk;
 use super::faults::{Fault, Faults};
 use super::folder::Folder;
+use super::happening::Happening;
 use super::host::Host;
 use super::net::Link;
 use super::random::Random;
@@ -14,10 +14,6 @@ use super::report::{Failure, Report};
 use super::server::Server;
 use super::truth::Truth;
 use super::{Config, SECOND};
-use crate::graph::TaskId;
-use crate::protocol::{AllocationId, Execution, PendingOutput, WorkerId};
-use crate::scheduler::event::AllocationStatus;
-use crate::worker::core::Holder;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
@@ -25,145 +21,6 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 const TRACE_LINES: usize = 400;
 /// More events than any run needs: something spins.
 const MAX_EVENTS: u64 = 3_000_000;
-
-/// What is to come.
-pub(super) enum Happening {
-    /// Somebody looks whether a scheduler is needed.
-    Revives,
-    /// A scheduler that doesn't serve yet takes its next step.
-    Claims {
-        claimant: u32,
-    },
-    ServerWakes {
-        life: u32,
-    },
-    ServerTicks {
-        life: u32,
-    },
-    Written {
-        life: u32,
-    },
-    Compacts {
-        life: u32,
-        step: Step,
-    },
-    Synced {
-        life: u32,
-    },
-    Beats {
-        life: u32,
-    },
-    BeatLands {
-        life: u32,
-    },
-    BeatAnswered {
-        life: u32,
-        began: u64,
-    },
-    SchedulerContinues {
-        life: u32,
-    },
-    SchedulerEnds {
-        life: u32,
-    },
-    Polls {
-        life: u32,
-    },
-    Answered {
-        life: u32,
-        statuses: Option<Vec<(AllocationId, String, AllocationStatus)>>,
-    },
-    Submits {
-        life: u32,
-        allocation: AllocationId,
-    },
-    Cancels {
-        life: u32,
-        allocations: Vec<AllocationId>,
-    },
-    Up {
-        link: u64,
-        frame: Vec<u8>,
-    },
-    Down {
-        link: u64,
-        frame: Vec<u8>,
-    },
-    ServerLosesLink {
-        link: u64,
-    },
-    PeerLosesLink {
-        link: u64,
-    },
-    HostConnects {
-        host: usize,
-    },
-    /// It looks at the contact file.
-    HostLooks {
-        host: usize,
-    },
-    HostWakes {
-        host: usize,
-    },
-    HostTicks {
-        host: usize,
-    },
-    RunEnds {
-        host: usize,
-        execution: Execution,
-        killed: bool,
-    },
-    Fetched {
-        host: usize,
-        task: TaskId,
-        from: Vec<Holder>,
-    },
-    Places {
-        host: usize,
-        execution: Execution,
-        outputs: Vec<PendingOutput>,
-    },
-    GroupsKilled {
-        host: usize,
-    },
-    DeathTold {
-        id: WorkerId,
-        tries: u32,
-    },
-    JobStarts {
-        job: usize,
-    },
-    JobKilled {
-        job: usize,
-    },
-    ClientConnects {
-        client: usize,
-    },
-    ClientSteps {
-        client: usize,
-    },
-    FaultStrikes,
-    Heals,
-}
-
-impl Happening {
-    /// The scheduler of which a thread does this: none if others do, or the kernel.
-    fn thread_of(&self) -> Option<u32> {
-        match self {
-            Happening::ServerWakes { life }
-            | Happening::ServerTicks { life }
-            | Happening::Synced { life }
-            | Happening::Compacts { life, .. }
-            | Happening::Beats { life }
-            | Happening::BeatAnswered { life, .. }
-            | Happening::Polls { life }
-            | Happening::Answered { life, .. }
-            | Happening::Submits { life, .. }
-            | Happening::Cancels { life, .. } => Some(*life),
-            _ => None,
-        }
-    }
-}
 
 struct Coming {
     at: u64,
@@ -313,6 +170,10 @@ impl World {
             Happening::BeatAnswered { life, began } => self.beat_answered(life, began),
             Happening::SchedulerContinues { life } => self.scheduler_continues(life),
             Happening::SchedulerEnds { life } => self.scheduler_ends(life),
+            Happening::RelayDue { life } => self.relay_due(life),
+            Happening::LetsGo { life, step } => self.lets_go(life, step),
+            Happening::SeatStarts { seat } => self.seat_starts(seat),
+            Happening::SeatEnds { seat } => self.seat_ends(seat),
             Happening::Polls { life } => self.polls(life),
             Happening::Answered { life, statuses } => self.poll_answered(life, statuses),
             Happening::Submits { life, allocation } => self.submits(life, allocation),

@@ -1,10 +1,10 @@
 //! How a scheduler ends: with its cluster, or so that another one can go on at once.
 
-use super::launcher::{Command, SUCCESSOR};
-use super::relay::Successor;
+use super::launcher::Command;
 use super::{Incoming, Shell};
 use crate::protocol::{Reply, ToClient};
 use crate::scheduler::event::Event;
+use crate::scheduler::relay::{SUCCESSOR, Successor};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};

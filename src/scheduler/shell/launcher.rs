@@ -7,6 +7,7 @@ use super::lease::Pulse;
 use crate::batch::{BatchError, ErrorKind, JobId, JobState, JobStatus, Outcome};
 use crate::protocol::AllocationId;
 use crate::scheduler::event::{AllocationStatus, Event, SubmitOutcome};
+use crate::scheduler::relay::SUCCESSOR;
 use crate::scheduler::spec::ClusterSpec;
 use crate::scheduler::submit::{Purpose, Submitter};
 use crate::state::{Fence, Role, StateDir, intent};
@@ -30,9 +31,6 @@ const CANCEL_AGAIN: Duration = Duration::from_secs(10);
 const YOUNG: Duration = Duration::from_secs(60);
 /// A submit without an answer is looked for so long, by the name of its job.
 const AMBIGUOUS_FOR: Duration = Duration::from_secs(600);
-
-/// Stands for the job that relieves this scheduler: allocations are numbered from 1.
-pub(super) const SUCCESSOR: AllocationId = AllocationId(0);
 
 pub(super) enum Command {
     Submit(AllocationId),

@@ -19,6 +19,7 @@ pub use ground::transport;
 use super::core::{Core, Replay};
 use super::event::{Action, Event, JournalSeq, PeerId, Time};
 use super::record::Record;
+use super::relay::{Due, Relay, SUCCESSOR, Successor, wish};
 use super::spec::ClusterSpec;
 use crate::graph::GraphId;
 use crate::journal::Journal;
@@ -27,11 +28,10 @@ use crate::protocol::{FromClient, FromWorker, LeftBehind, PeerKind, RefusalKind,
 use crate::state::lease::{SILENT_AFTER, Standstill};
 use crate::state::{ClusterFile, Fence, Role, StateDir};
 use anyhow::{Context as _, bail};
-use launcher::{Command, Launcher, SUCCESSOR};
+use launcher::{Command, Launcher};
 use lease::{LeaseKeeper, Pulse};
 use links::Peers;
 use own_job::OwnJob;
-use relay::{Due, Relay, Successor};
 use relieve::Relief;
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -166,7 +166,7 @@ async fn hold(
     tokio::spawn(janitor::run(state.clone(), to_forget));
     let mut shell = Shell {
         core,
-        relay: Relay::new(job, Instant::now()),
+        relay: relay::relay_of(job, clock.now()),
         clock,
         pulse: lease.pulse(),
         peers: Peers::new(JournalSeq(journal.next_seq().saturating_sub(1))),
@@ -329,10 +329,10 @@ impl Shell {
                     None => std::future::pending().await,
                 }
             };
-            let relay_at = self.relay.deadline();
+            let relay_at = self.relay.deadline().map(|time| self.clock.instant(time));
             let relay_tick = async {
                 match relay_at {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    Some(at) => tokio::time::sleep_until(at).await,
                     None => std::future::pending().await,
                 }
             };
@@ -380,7 +380,7 @@ impl Shell {
     }
 
     fn on_relay_due(&mut self) {
-        match self.relay.due(Instant::now()) {
+        match self.relay.due(self.clock.now()) {
             // As before every effect: nobody may have taken over.
             Some(Due::Ask) => match self.fence.check() {
                 Ok(()) => self.command(Command::Submit(SUCCESSOR)),
@@ -413,7 +413,7 @@ impl Shell {
                 }
             }
             Incoming::FromClient { peer, mut messages } if self.peers.contains(peer) => {
-                if let Some((successor, job_name)) = relay::wish(peer, &mut messages) {
+                if let Some((successor, job_name)) = wish(peer, &mut messages) {
                     self.on_wish(successor, &job_name);
                 }
                 for message in messages {
@@ -429,7 +429,12 @@ impl Shell {
                 if let Event::Durable(seq) = event {
                     self.on_durable(seq);
                 }
-                self.relay.hear(&event, SUCCESSOR, Instant::now());
+                if let Some((pause, words)) = self.relay.hear(&event, now) {
+                    let seconds = pause.as_secs();
+                    warn!(
+                        "the successor's job came to nothing, another is asked for in {seconds} s: {words}"
+                    );
+                }
                 self.core.handle(now, event, actions);
             }
             Incoming::Fatal(reason) => bail!("this scheduler must stop: {reason}"),
