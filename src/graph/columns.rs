@@ -18,11 +18,15 @@ pub const MAX_ARGS_BYTES: usize = 3 << 30;
 pub struct Columns {
     /// Operations that this part adds to the graph's table.
     pub ops: Vec<Op>,
+    #[serde(with = "super::steps")]
     pub op_of: Vec<u32>,
     #[serde(with = "serde_bytes")]
     pub args: Vec<u8>,
+    #[serde(with = "super::steps")]
     pub args_end: Vec<u32>,
+    #[serde(with = "super::steps")]
     pub deps: Vec<u32>,
+    #[serde(with = "super::steps")]
     pub deps_end: Vec<u32>,
     /// Tasks of earlier graphs that this part adds to the graph's table of them.
     pub externals: Vec<TaskId>,

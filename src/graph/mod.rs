@@ -5,7 +5,9 @@
 
 mod columns;
 mod id;
+pub mod numbers;
 mod op;
+pub(crate) mod steps;
 mod value;
 
 pub use columns::{Builder, Columns, Graph, GraphError, MAX_ARGS_BYTES, MAX_TASKS};

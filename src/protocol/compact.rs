@@ -1,11 +1,11 @@
 //! Lists of which every task has an entry, as bytes of their own inside a message: MessagePack would name the field of
 //! each entry, and its tasks are mostly neighbours.
 //!
-//! A list is its length and its entries. Numbers are little-endian in groups of seven bits, all but the last with the
-//! eighth bit set; a task's index is told as the difference to the one before it, the sign in the lowest bit. What is
-//! rare in an entry is MessagePack after its length.
+//! A list is its length and its entries, in [`numbers`](crate::graph::numbers). What is rare in an entry is MessagePack
+//! after its length.
 
 use super::{Assignment, Completion, Epoch, Execution, Outcome, Source, WorkerIndex};
+use crate::graph::numbers::{Reader, Writer};
 use crate::graph::{GraphId, TaskId};
 use serde::de::{DeserializeOwned, Visitor};
 use serde::ser::Error as _;
@@ -18,12 +18,12 @@ use std::marker::PhantomData;
 /// # Errors
 /// Values that MessagePack can't hold, which our types never are.
 pub fn serialize<T: Entry, S: Serializer>(list: &[T], serializer: S) -> Result<S::Ok, S::Error> {
-    let mut writer = Writer { bytes: Vec::with_capacity(16 * list.len() + 8), index: 0 };
+    let mut writer = Writer::with_capacity(16 * list.len() + 8);
     writer.number(list.len() as u64);
     for entry in list {
         entry.write(&mut writer).map_err(S::Error::custom)?;
     }
-    serializer.serialize_bytes(&writer.bytes)
+    serializer.serialize_bytes(&writer.into_bytes())
 }
 
 /// For `#[serde(with = ..)]`.
@@ -49,17 +49,9 @@ impl<T: Entry> Visitor<'_> for List<T> {
 }
 
 fn list<T: Entry>(bytes: &[u8]) -> Option<Vec<T>> {
-    let mut reader = Reader { bytes, index: 0 };
-    let length = usize::try_from(reader.number()?).ok()?;
-    // An entry takes a byte at least: nobody makes us reserve more than what came.
-    if length > reader.bytes.len() {
-        return None;
-    }
-    let mut list = Vec::with_capacity(length);
-    for _ in 0..length {
-        list.push(T::read(&mut reader)?);
-    }
-    reader.bytes.is_empty().then_some(list)
+    let mut reader = Reader::new(bytes);
+    let list = many(&mut reader, T::read)?;
+    (reader.left() == 0).then_some(list)
 }
 
 /// What such a list has.
@@ -72,85 +64,29 @@ pub trait Entry: Sized {
     fn read(reader: &mut Reader<'_>) -> Option<Self>;
 }
 
-pub struct Writer {
-    bytes: Vec<u8>,
-    /// Of the last task.
-    index: u32,
+/// A value in MessagePack, after its length.
+///
+/// # Errors
+/// A value that MessagePack can't hold.
+pub fn pack(writer: &mut Writer, value: &impl Serialize) -> Result<(), rmp_serde::encode::Error> {
+    writer.bytes(&rmp_serde::to_vec(value)?);
+    Ok(())
 }
 
-impl Writer {
-    fn number(&mut self, mut number: u64) {
-        while number >= 0x80 {
-            self.bytes.push(number as u8 | 0x80);
-            number >>= 7;
-        }
-        self.bytes.push(number as u8);
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.number(bytes.len() as u64);
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    fn packed(&mut self, value: &impl Serialize) -> Result<(), rmp_serde::encode::Error> {
-        self.bytes(&rmp_serde::to_vec(value)?);
-        Ok(())
-    }
-}
-
-pub struct Reader<'a> {
-    bytes: &'a [u8],
-    index: u32,
-}
-
-impl<'a> Reader<'a> {
-    fn number(&mut self) -> Option<u64> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let (byte, rest) = self.bytes.split_first()?;
-            self.bytes = rest;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                // Of the tenth group only one bit is left.
-                return (shift < 63 || *byte <= 1).then_some(number);
-            }
-        }
-        None
-    }
-
-    fn small(&mut self) -> Option<u32> {
-        u32::try_from(self.number()?).ok()
-    }
-
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let length = usize::try_from(self.number()?).ok()?;
-        let (bytes, rest) = self.bytes.split_at_checked(length)?;
-        self.bytes = rest;
-        Some(bytes)
-    }
-
-    fn packed<T: DeserializeOwned>(&mut self) -> Option<T> {
-        rmp_serde::from_slice(self.bytes()?).ok()
-    }
+/// What [`pack`] wrote; `None`: the bytes are none.
+pub fn unpack<T: DeserializeOwned>(reader: &mut Reader<'_>) -> Option<T> {
+    rmp_serde::from_slice(reader.bytes()?).ok()
 }
 
 impl Entry for TaskId {
     fn write(&self, writer: &mut Writer) -> Result<(), rmp_serde::encode::Error> {
-        let step = i64::from(self.index) - i64::from(writer.index);
-        writer.index = self.index;
         writer.number(u64::from(self.graph.0));
-        writer.number(step.unsigned_abs() << 1 | u64::from(step < 0));
+        writer.index(self.index);
         Ok(())
     }
 
     fn read(reader: &mut Reader<'_>) -> Option<TaskId> {
-        let graph = GraphId(reader.small()?);
-        let step = reader.number()?;
-        let size = i64::try_from(step >> 1).ok()?;
-        let step = if step & 1 == 1 { -size } else { size };
-        let index = u32::try_from(i64::from(reader.index).checked_add(step)?).ok()?;
-        reader.index = index;
-        Some(TaskId { graph, index })
+        Some(TaskId { graph: GraphId(reader.small()?), index: reader.index()? })
     }
 }
 
@@ -180,7 +116,7 @@ impl Entry for Completion {
             }
             outcome => {
                 writer.number(1);
-                writer.packed(outcome)
+                pack(writer, outcome)
             }
         }
     }
@@ -189,7 +125,7 @@ impl Entry for Completion {
         let (execution, nanos) = (Execution::read(reader)?, reader.number()?);
         let outcome = match reader.number()? {
             0 => Outcome::Held { nbytes: reader.number()? },
-            1 => reader.packed()?,
+            1 => unpack(reader)?,
             _ => return None,
         };
         Some(Completion { execution, nanos, outcome })
@@ -221,7 +157,7 @@ impl Entry for Assignment {
                 }
                 Source::Inline(value) => {
                     writer.number(0);
-                    writer.packed(value)?;
+                    pack(writer, value)?;
                 }
             }
         }
@@ -241,7 +177,7 @@ impl Entry for Assignment {
         let inputs = many(reader, |reader| {
             let task = TaskId::read(reader)?;
             let source = match reader.number()?.checked_sub(1) {
-                None => Source::Inline(reader.packed()?),
+                None => Source::Inline(unpack(reader)?),
                 Some(peers) => {
                     let peer = |reader: &mut Reader<'_>| Some(WorkerIndex(reader.small()?));
                     Source::Peers(repeat(reader, peers, peer)?)
@@ -265,7 +201,7 @@ fn repeat<T>(
     count: u64,
     mut one: impl FnMut(&mut Reader<'_>) -> Option<T>,
 ) -> Option<Vec<T>> {
-    let count = usize::try_from(count).ok().filter(|count| *count <= reader.bytes.len())?;
+    let count = usize::try_from(count).ok().filter(|count| *count <= reader.left())?;
     let mut list = Vec::with_capacity(count);
     for _ in 0..count {
         list.push(one(reader)?);

@@ -21,9 +21,12 @@ pub struct Image {
     #[serde(with = "serde_bytes")]
     pub standing: Vec<u8>,
     /// The last execution a task that the journal may know of.
+    #[serde(with = "crate::graph::steps")]
     pub epochs: Vec<u32>,
+    #[serde(with = "crate::graph::steps")]
     pub attempts: Vec<u32>,
     pub nbytes: Vec<u64>,
+    #[serde(with = "crate::graph::steps")]
     pub micros: Vec<u32>,
     /// Tasks that have used something up: index, retries, workers lost, inputs out of reach.
     pub used: Vec<(u32, u16, u8, u8)>,

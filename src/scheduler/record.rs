@@ -1,5 +1,7 @@
 //! What the scheduler's core asks to be journalled. A later epoch's core is the fold of these.
 
+mod runs;
+
 use super::image::{Base, Image};
 use crate::graph::{Columns, GraphId, TaskId};
 use crate::protocol::{
@@ -10,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Kind of these records in the journal.
 pub const KIND: u8 = 1;
 /// Version of their encoding. A later one may know more records; a program reads its own version and older ones.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// Why a record of the journal can't be taken.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -52,9 +54,10 @@ pub enum Record {
     /// Commands that may start on this worker from now on.
     Assigned {
         worker: WorkerId,
+        #[serde(with = "runs")]
         executions: Vec<Execution>,
     },
-    Fates(Vec<(Execution, Fate)>),
+    Fates(#[serde(with = "runs")] Vec<(Execution, Fate)>),
     Cancelled {
         request: RequestId,
         tasks: Vec<TaskId>,
