@@ -424,6 +424,8 @@ fn explain_launch(error: &LaunchError, context: &Context) -> CliError {
         _ => CliError::config(words),
     }
 }
+        LaunchError::CantSubmit { .. } => CliError::config(words)
+            .hint(format!("`{program} up` on a host that may submit jobs brings the cluster up again")),
 
 /// What stood in the way, with its exit code.
 pub(super) fn explain(error: UpError, context: &Context) -> CliError {

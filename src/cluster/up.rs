@@ -328,8 +328,16 @@ async fn start(
 
 /// Nothing is left of a launch that failed for good.
 async fn clear_launch(state: &StateDir, spec: &ClusterSpec, error: LaunchError) -> UpError {
-    let submitted = matches!(&error, LaunchError::Job(job) if !matches!(job, JobError::TimedOut { .. }));
-    if !submitted {
+    // What may still come, or is somebody else's, is left alone.
+    let over = match &error {
+        LaunchError::Job(job) => !matches!(job, JobError::TimedOut { .. }),
+        LaunchError::Spawn { .. } | LaunchError::Ended { .. } | LaunchError::Silent { .. } => {
+            // Its workers' jobs, where it was first tried in a job.
+            down::may_have_jobs(state).unwrap_or(false)
+        }
+        _ => false,
+    };
+    if !over {
         return error.into();
     }
     let links = match identity_of(state, spec) {
@@ -412,7 +420,8 @@ fn refusal(status: &StatusReport, fresh: bool) -> Option<UpError> {
     if let Some(last) = last.filter(|a| a.state == Refused && (fresh || status.stopped)) {
         return Some(refused(last.reason.clone(), last.exit_code, None));
     }
-    let ended = all.iter().rev().find(|a| a.state == Ended);
+    // One that never was a job tells nothing: its scheduler, or whoever was to submit it, died before.
+    let ended = all.iter().rev().find(|a| a.state == Ended && !a.job.is_empty());
     if status.stopped {
         return Some(refused(status.batch_trouble.clone(), 78, ended.map(|a| a.id)));
     }
