@@ -1,7 +1,7 @@
 //! `up`: a cluster comes to be, or is found to be.
 
 use super::Context;
-use super::connect::{block_on, cluster_spec, resumption};
+use super::connect::{block_on, cluster_spec, reviver, tell_resumption};
 use super::exit::{CliError, Exit};
 use super::up_flags::UpFlags;
 use crate::client::Client;
@@ -149,6 +149,9 @@ async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) 
     let ours = matches!(brought, Brought::Started | Brought::Afresh(_));
     let timeout = args.timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
     match wait(args, timeout, ours, &state, &mut client, context).await {
+    if context.revives {
+        client = client.reviving(reviver(&state, args.timeout, context));
+    }
         Ok(status) => report(&state, &cluster_spec(&state)?, &status, &brought, context)?,
         Err(NotThere::Refused(error)) => {
             return Err(error.hint(if ours {
@@ -257,7 +260,7 @@ async fn bring_down(state: &StateDir, spec: &ClusterSpec, drain: Duration) -> Re
 fn tell_losses(brought: &Brought, context: &Context) {
     let (lost, contact) = match brought {
         Brought::Started | Brought::WasUp => return,
-        Brought::Resumed(resumed) => return context.out.warning(resumption(resumed)),
+        Brought::Resumed(resumed) => return tell_resumption(resumed, context.out),
         Brought::Afresh(lost) => lost.as_ref(),
     };
     let c = &lost.counts;

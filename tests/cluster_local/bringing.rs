@@ -4,6 +4,7 @@ use crate::support::sandbox::{Sandbox, as_json, finish, start};
 use crate::support::{eventually_sync, is_alive};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use std::fs;
 
 fn address(sandbox: &Sandbox) -> String {
@@ -22,6 +23,11 @@ fn up_again_finds_the_cluster_and_reconciles_the_workers() {
     sandbox.up(2);
     let status = sandbox.status();
     assert_eq!((&status["epoch"], &status["connected"]), (&1.into(), &2.into()));
+    let of_scheduler = &status["scheduler"];
+    assert_eq!((&of_scheduler["job"], &of_scheduler["walltime_left_s"]), (&"".into(), &Value::Null));
+    assert_eq!(of_scheduler["pid"], sandbox.scheduler());
+    let shown = sandbox.ok(["status"]);
+    assert!(shown.contains(&format!("scheduler: process {} on ", sandbox.scheduler())), "{shown}");
     let report = sandbox.json(["up", "--wait"]);
     assert_eq!((&report["was_up"], &report["target"]), (&true.into(), &2.into()));
 

@@ -23,7 +23,9 @@ use super::spec::ClusterSpec;
 use crate::graph::GraphId;
 use crate::journal::Journal;
 use crate::net::{Frame, Listener};
-use crate::protocol::{FromClient, FromWorker, LeftBehind, PeerKind, RefusalKind, Reply, Request, ToClient};
+use crate::protocol::{
+    FolderReport, FromClient, FromWorker, LeftBehind, PeerKind, RefusalKind, Reply, Request, ToClient,
+};
 use crate::state::lease::{SILENT_AFTER, Standstill};
 use crate::state::{ClusterFile, Fence, Role, StateDir};
 use anyhow::{Context as _, bail};
@@ -67,6 +69,8 @@ pub(crate) enum Incoming {
         reason: String,
     },
     Core(Event),
+    /// What the cluster's folder takes.
+    Folder(FolderReport),
     /// This scheduler must not act any more.
     Fatal(String),
 }
@@ -146,7 +150,8 @@ async fn hold(
     let Seat { state, file, spec, job, listener, fence, clock, lease } = seat;
     let epoch = fence.epoch();
     let mut launcher = Launcher::new(state, &spec, (&fence, lease.pulse()), events.clone())?;
-    let config = ground::core_config(&spec, epoch, launcher.last_allocation() + 1);
+    let scheduler = ground::scheduler_report(state, &spec, job);
+    let config = ground::core_config(&spec, epoch, launcher.last_allocation() + 1, scheduler);
     let (mut core, journal) = resume(state, Replay::new(config, clock.now()), &fence, &clock, &events)?;
     let mut actions = Vec::new();
     core.take_over_allocations(&launcher.asked_for_before(), &mut actions);
@@ -163,7 +168,8 @@ async fn hold(
     let (commands, launched) = mpsc::unbounded_channel();
     tokio::spawn(launcher.run(launched));
     let (forgotten, to_forget) = mpsc::unbounded_channel();
-    tokio::spawn(janitor::run(state.clone(), to_forget));
+    let limits = spec.settings.limits.clone();
+    tokio::spawn(janitor::run(state.clone(), limits, to_forget, events.clone()));
     let mut shell = Shell {
         core,
         relay: Relay::new(job, Instant::now()),
@@ -215,7 +221,8 @@ fn resume(
     if let Some(torn) = &history.torn {
         warn!("{torn}");
     }
-    let core = replay.finish(past::seal_of(&history))?;
+    let mut core = replay.finish(past::seal_of(&history))?;
+    core.scheduler_report().journal_cut = history.torn.as_ref().map_or(String::new(), ToString::to_string);
     let journal = past::begin(state, &history, fence, events)?;
     if history.records > 0 {
         let status = core.status();
@@ -443,6 +450,7 @@ impl Shell {
         while let Some((_, graph)) = self.to_forget.pop_front_if(|(after, _)| *after <= seq) {
             // The janitor lives as long as this loop.
             let _ = self.forgotten.send(graph);
+            Incoming::Folder(report) => self.core.scheduler_report().folder = report,
         }
         let ready: Vec<_> = self.waiting.extract_if(.., |(after, _)| *after <= seq).collect();
         for (_, command) in ready {
