@@ -69,10 +69,21 @@ async fn granted(path: &Path) -> Result<Client, CliError> {
     let grant = Grant::read(path)?;
     let transport =
         Transport::tls(&grant.identity(path)?).map_err(|error| CliError::config(error.to_string()))?;
-    let outdated =
-        "a scheduler that was started anew has other addresses: its owner can write the grant again";
+    let unseen = outdated(&grant);
     let client = Client::connect_to(Home::Grant(Box::new(grant)), transport).await;
-    client.map_err(|error| CliError::from(error).hint(outdated))
+    client.map_err(|error| CliError::from(error).hint(unseen))
+}
+
+/// What its bearer can do where a grant leads to no scheduler.
+fn outdated(grant: &Grant) -> String {
+    let told = grant.contact.display();
+    match std::fs::File::open(&grant.contact) {
+        Ok(_) => format!("the cluster's owner can bring it up again; {told} tells where it was last"),
+        Err(error) => format!(
+            "a scheduler that was started anew has other addresses, and {told}, where it tells them, can't be read here \
+             ({error}): its owner can write the grant again, with a --contact that you can read"
+        ),
+    }
 }
 
 /// A client of this cluster, if its scheduler is there.

@@ -27,7 +27,7 @@ use crate::protocol::{
     FolderReport, FromClient, FromWorker, LeftBehind, PeerKind, RefusalKind, Reply, Request, ToClient,
 };
 use crate::state::lease::{SILENT_AFTER, Standstill};
-use crate::state::{ClusterFile, Fence, Role, StateDir};
+use crate::state::{ClusterFile, Contact, Fence, Role, StateDir, grant};
 use anyhow::{Context as _, bail};
 use launcher::{Command, Launcher, SUCCESSOR};
 use lease::{LeaseKeeper, Pulse};
@@ -163,6 +163,7 @@ async fn hold(
     // Nothing that can fail comes after this: who sees the contact finds a scheduler.
     let contact = ground::contact(state, &listener, epoch, &file, job)?;
     state.write_contact(&contact)?;
+    announce(state, &contact);
     let _ = lease.contact().set(contact);
     info!("listening {} ms after the claim", clock.now().0 / 1_000_000);
     let (commands, launched) = mpsc::unbounded_channel();
@@ -199,6 +200,16 @@ async fn hold(
         state.remove_contact()?;
     }
     ended
+}
+
+/// Tells bearers of grants where this scheduler is, beside its work: the places are others' file systems.
+fn announce(state: &StateDir, contact: &Contact) {
+    let (state, contact) = (state.clone(), contact.clone());
+    tokio::task::spawn_blocking(move || {
+        for error in grant::announce(&state, &contact) {
+            warn!("a grant's bearer isn't told where this scheduler is: {error}");
+        }
+    });
 }
 
 /// Replays the journal of older epochs, and begins this one's after it.
@@ -439,6 +450,7 @@ impl Shell {
                 self.relay.hear(&event, SUCCESSOR, Instant::now());
                 self.core.handle(now, event, actions);
             }
+            Incoming::Folder(report) => self.core.scheduler_report().folder = report,
             Incoming::Fatal(reason) => bail!("this scheduler must stop: {reason}"),
         }
         Ok(())
@@ -450,7 +462,6 @@ impl Shell {
         while let Some((_, graph)) = self.to_forget.pop_front_if(|(after, _)| *after <= seq) {
             // The janitor lives as long as this loop.
             let _ = self.forgotten.send(graph);
-            Incoming::Folder(report) => self.core.scheduler_report().folder = report,
         }
         let ready: Vec<_> = self.waiting.extract_if(.., |(after, _)| *after <= seq).collect();
         for (_, command) in ready {
