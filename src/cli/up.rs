@@ -97,11 +97,10 @@ pub fn workers(flags: &UpFlags, settings: &Settings) -> u32 {
 }
 
 /// Where neither flags nor configuration choose a queue, a cluster that there is stays, or comes back, as it was asked
-/// for.
+/// for, but for what flags say.
 fn as_it_was(args: &Args, config: &Config, context: &Context) -> Result<Option<ClusterSpec>, CliError> {
-    let settings = config.settings(None, &[])?;
-    let nothing_chosen = args.cluster.queue.is_none() && args.cluster.settings().is_empty();
-    if !nothing_chosen || !settings.profile.system.is_empty() {
+    let settings = config.settings(None, &args.cluster.settings())?;
+    if args.cluster.queue.is_some() || !settings.profile.system.is_empty() {
         return Ok(None);
     }
     let state = match StateDir::open(&settings.cluster.state_dir, &context.cluster) {
@@ -111,7 +110,14 @@ fn as_it_was(args: &Args, config: &Config, context: &Context) -> Result<Option<C
     let Some(file) = state.read_cluster()? else { return Ok(None) };
     let spec: ClusterSpec = file.spec_as()?;
     settings.check_workers(args.cluster.workers.unwrap_or(0), "--workers")?;
+    let spec = spec.with_settings_of(&settings, &given(&args.cluster)).map_err(CliError::internal)?;
     Ok(Some(ClusterSpec { workers: args.cluster.workers.unwrap_or(spec.workers), ..spec }))
+}
+
+/// The keys of settings that flags give. One without a section is the profile's.
+fn given(flags: &UpFlags) -> Vec<String> {
+    let full = |key: String| if key.contains('.') { key } else { format!("profile.{key}") };
+    flags.settings().into_iter().map(|flag| full(flag.key)).collect()
 }
 
 fn spec(args: &Args, settings: Settings) -> Result<ClusterSpec, CliError> {
@@ -130,9 +136,7 @@ fn spec(args: &Args, settings: Settings) -> Result<ClusterSpec, CliError> {
 }
 
 async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) -> Result<Exit, CliError> {
-    // A key without a section is one of the profile.
-    let full = |key: String| if key.contains('.') { key } else { format!("profile.{key}") };
-    let mut given: Vec<String> = args.cluster.settings().into_iter().map(|flag| full(flag.key)).collect();
+    let mut given = given(&args.cluster);
     if args.cluster.queue.is_some() {
         given.extend(["profile.system".to_owned(), "profile.queue".to_owned()]);
     }
@@ -145,13 +149,13 @@ async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) 
             return Err(CliError::silent(exit));
         }
     };
+    if context.revives {
+        client = client.reviving(reviver(&state, args.timeout, context));
+    }
     tell_losses(&brought, context);
     let ours = matches!(brought, Brought::Started | Brought::Afresh(_));
     let timeout = args.timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
     match wait(args, timeout, ours, &state, &mut client, context).await {
-    if context.revives {
-        client = client.reviving(reviver(&state, args.timeout, context));
-    }
         Ok(status) => report(&state, &cluster_spec(&state)?, &status, &brought, context)?,
         Err(NotThere::Refused(error)) => {
             return Err(error.hint(if ours {
@@ -420,6 +424,8 @@ fn explain_launch(error: &LaunchError, context: &Context) -> CliError {
         )),
         LaunchError::Job(JobError::CantSubmit { .. }) => CliError::config(words)
             .hint(format!("`{program} up --scheduler here` runs the scheduler on this host")),
+        LaunchError::CantSubmit { .. } => CliError::config(words)
+            .hint(format!("`{program} up` on a host that may submit jobs brings the cluster up again")),
         LaunchError::Busy { .. } => CliError::new(Exit::TryAgain, words),
         LaunchError::Job(JobError::GivenUp) | LaunchError::AnotherLives => CliError::unavailable(words),
         LaunchError::Job(JobError::Never { .. } | JobError::Ended { .. }) => CliError::config(words)
@@ -427,8 +433,6 @@ fn explain_launch(error: &LaunchError, context: &Context) -> CliError {
         _ => CliError::config(words),
     }
 }
-        LaunchError::CantSubmit { .. } => CliError::config(words)
-            .hint(format!("`{program} up` on a host that may submit jobs brings the cluster up again")),
 
 /// What stood in the way, with its exit code.
 pub(super) fn explain(error: UpError, context: &Context) -> CliError {

@@ -239,20 +239,9 @@ fn with_scheduler(state: &StateDir, wish: &Wish, old: ClusterSpec) -> Result<Clu
     if differences(&old, &wish.spec, &given).is_empty() {
         return Ok(old);
     }
-    let unusable = |reason: String| StateError::Malformed { path: state.cluster_path(), reason };
-    let table = |spec: &ClusterSpec| {
-        toml::Table::try_from(&spec.settings).map_err(|error| unusable(error.to_string()))
-    };
-    let (mut settings, asked) = (table(&old)?, table(&wish.spec)?);
-    for key in given.iter().filter_map(|key| key.strip_prefix("scheduler.")) {
-        let asked = asked.get("scheduler").and_then(|section| section.get(key));
-        let section = settings.get_mut("scheduler").and_then(toml::Value::as_table_mut);
-        if let (Some(section), Some(asked)) = (section, asked) {
-            section.insert(key.to_owned(), asked.clone());
-        }
-    }
-    let settings = settings.try_into().map_err(|error| unusable(error.to_string()))?;
-    let spec = ClusterSpec { settings, ..old };
+    let spec = old
+        .with_settings_of(&wish.spec.settings, &given)
+        .map_err(|reason| StateError::Malformed { path: state.cluster_path(), reason })?;
     if let Some(file) = state.read_cluster()? {
         state.write_cluster(&file.with_spec(&spec)?)?;
     }

@@ -33,6 +33,9 @@ fn up_again_finds_the_cluster_and_reconciles_the_workers() {
 
     let refused = sandbox.run(["up", "--queue", "local", "--cores", "2"]).exits(78);
     refused.says("profile.cores: is 1, asked for 2").says("--replace");
+    // Without a queue it is the cluster's own that is meant.
+    sandbox.run(["up", "--cores", "2"]).exits(78).says("profile.cores: is 1, asked for 2").says("--replace");
+    assert!(sandbox.ok(["up", "--cores", "1", "--set", "slots=0"]).contains("is up already"));
     assert_eq!(sandbox.status()["epoch"], 1, "nothing was touched");
     sandbox.up_with(1, &["--cores", "2", "--replace"]);
     let status = sandbox.status();
