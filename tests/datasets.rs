@@ -421,7 +421,16 @@ fn who_has_a_grant_reads_and_changes_nothing_until_it_is_revoked() {
         support::sandbox::finish(&mut command, b"")
     };
     assert_eq!(by(&["status", "--json"]).exits(0).json()["cluster"], "default");
+    assert!(by(&["status"]).exits(0).text().contains("scheduler: process"));
     by(&["tasks"]).exits(0);
+    // Another scheduler listens at another port; who has the grant finds it.
+    let old = sandbox.scheduler();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(old), nix::sys::signal::Signal::SIGKILL).unwrap();
+    support::eventually_sync("its end", || (!support::is_alive(old)).then_some(()));
+    by(&["status"]).exits(69).says("alice.contact tells where it was last");
+    sandbox.ok(["status"]);
+    support::eventually_sync("the news", || (by(&["status"]).code == 0).then_some(()));
+    assert_eq!(by(&["status", "--json"]).exits(0).json()["epoch"], 2);
     let list = by(&["datasets", "--json"]).exits(0).json();
     assert_eq!(
         (&list["datasets"][0]["name"], &list["datasets"][1]["name"]),

@@ -318,6 +318,7 @@ fn a_job_on_a_real_slurm_looks_back_at_this_host() {
     assert_check(&report, "state in jobs", "ok", &["write, fsync and link(2) work in it"]);
     assert_check(&report, "route from jobs", "ok", &["reaches this host through"]);
     assert_check(&report, "clock in jobs", "ok", &["agree"]);
+    assert_check(&report, "jobs of jobs", "ok", &["a scheduler can run there"]);
     let (_, without) = machine.doctor(&["--queue=fits"]);
     assert!(without["checks"].as_array().unwrap().iter().all(|check| check["name"] != "jobs"));
 
@@ -328,6 +329,13 @@ fn a_job_on_a_real_slurm_looks_back_at_this_host() {
     assert_eq!(code, 78, "{report}");
     assert_check(&report, "jobs", "failed", &["ended without an answer", "cluster.state_dir"]);
     assert_check(&report, "route from jobs", "warning", &["not looked at"]);
+
+    // They have no way to submit jobs.
+    let alone = slurm_machine(&slurm);
+    alone.profile("fits", "system = \"slurm\"\nqueue = \"spice\"\nprologue = [\"export PATH=/nowhere\"]\n");
+    let (_, report) = alone.doctor(&["--queue=fits", "--site"]);
+    let words = ["no job can be submitted from", "sbatch is not on PATH"];
+    assert_check(&report, "jobs of jobs", "warning", &words);
     assert_eq!(jobs_left(&slurm), "");
     assert_eq!(machine.left("tmp"), Vec::<PathBuf>::new());
     assert!(machine.left("home").iter().all(|path| path.ends_with(".config")), "{:?}", machine.left("home"));

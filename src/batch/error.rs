@@ -52,6 +52,13 @@ impl BatchError {
         Self { kind, summary: summary.into(), words: String::new(), command: String::new() }
     }
 
+    /// Whether the host where the command ran may be the reason, as where a site takes no jobs from compute nodes: known
+    /// words about the job itself, or about a controller that is busy, say nothing of it.
+    #[must_use]
+    pub fn may_be_the_hosts(&self) -> bool {
+        matches!(self.kind, ErrorKind::NotInstalled | ErrorKind::Permission | ErrorKind::Unexpected)
+    }
+
     /// An error read from a command's output.
     #[must_use]
     pub fn from_output(kind: ErrorKind, summary: impl Into<String>, output: &Output) -> Self {

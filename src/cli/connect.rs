@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::exit::{CliError, Exit};
+use super::output::Output;
 use crate::client::{Client, ClientError, Home};
 use crate::cluster::revive::{self, Resumed, Reviver};
 use crate::net::Transport;
@@ -12,6 +13,7 @@ use crate::state::{Grant, Role, StateDir, StateError};
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Runs a verb's asynchronous part.
 pub fn block_on<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
@@ -51,10 +53,15 @@ pub async fn client(context: &Context) -> Result<Client, CliError> {
     if !context.revives {
         return client_of(state).await;
     }
-    let out = context.out;
-    let tell = move |resumed: &Resumed| out.warning(resumption(resumed));
-    let reviver = Arc::new(Reviver::new(state.clone(), super::up::patience(None), Arc::new(tell)));
+    let reviver = reviver(&state, None, context);
     Ok(revive::connect(&state, &links(&state)?, reviver).await?)
+}
+
+/// Starts a dead scheduler again, and says so. A scheduler's job is waited for no longer than `timeout`.
+pub fn reviver(state: &StateDir, timeout: Option<Duration>, context: &Context) -> Arc<Reviver> {
+    let out = context.out;
+    let tell = move |resumed: &Resumed| tell_resumption(resumed, out);
+    Arc::new(Reviver::new(state.clone(), super::up::patience(timeout), Arc::new(tell)))
 }
 
 /// A client of somebody else's cluster, by a grant.
@@ -62,10 +69,21 @@ async fn granted(path: &Path) -> Result<Client, CliError> {
     let grant = Grant::read(path)?;
     let transport =
         Transport::tls(&grant.identity(path)?).map_err(|error| CliError::config(error.to_string()))?;
-    let outdated =
-        "a scheduler that was started anew has other addresses: its owner can write the grant again";
+    let unseen = outdated(&grant);
     let client = Client::connect_to(Home::Grant(Box::new(grant)), transport).await;
-    client.map_err(|error| CliError::from(error).hint(outdated))
+    client.map_err(|error| CliError::from(error).hint(unseen))
+}
+
+/// What its bearer can do where a grant leads to no scheduler.
+fn outdated(grant: &Grant) -> String {
+    let told = grant.contact.display();
+    match std::fs::File::open(&grant.contact) {
+        Ok(_) => format!("the cluster's owner can bring it up again; {told} tells where it was last"),
+        Err(error) => format!(
+            "a scheduler that was started anew has other addresses, and {told}, where it tells them, can't be read here \
+             ({error}): its owner can write the grant again, with a --contact that you can read"
+        ),
+    }
 }
 
 /// A client of this cluster, if its scheduler is there.
@@ -79,8 +97,16 @@ fn links(state: &StateDir) -> Result<Transport, CliError> {
         .map_err(|error| CliError::config(format!("the cluster's identity can't be used: {error:#}")))
 }
 
-/// What is said of a cluster that goes on.
-pub fn resumption(resumed: &Resumed) -> String {
+/// Says of a cluster that it goes on, and what of its journal was left out.
+pub fn tell_resumption(resumed: &Resumed, out: Output) {
+    out.warning(resumption(resumed));
+    let cut = &resumed.status.scheduler.journal_cut;
+    if !cut.is_empty() {
+        out.warning(cut);
+    }
+}
+
+fn resumption(resumed: &Resumed) -> String {
     let (dead, status) = (&resumed.dead, &resumed.status);
     let many = |count: u64, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     format!(

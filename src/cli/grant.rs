@@ -18,6 +18,10 @@ pub struct Args {
     /// What `revoke` calls it; else the file's name without its ending
     #[arg(long, value_name = "NAME")]
     pub to: Option<String>,
+    /// Where later schedulers tell where they are, for the reader to find them: a file that both can reach. There is
+    /// nothing secret in it. Else FILE with the ending `.contact`
+    #[arg(long, value_name = "PATH")]
+    pub contact: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -25,22 +29,30 @@ struct Report<'a> {
     grant: &'a str,
     file: String,
     addresses: &'a [String],
+    contact: String,
 }
 
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     let state = state_dir(context)?;
     let stem = args.output.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let name = args.to.or(stem).unwrap_or_default();
-    let grant = issue(&state, &name)?;
+    let contact = args.contact.unwrap_or_else(|| args.output.with_extension("contact"));
+    if contact == args.output {
+        let message = format!("{} can't be both the grant and its contact", contact.display());
+        return Err(CliError::usage(message).hint("give another --contact PATH"));
+    }
+    let grant = issue(&state, &name, &contact)?;
     grant.write(&args.output)?;
-    let file = args.output.display();
+    let (file, contact) = (args.output.display(), grant.contact.display());
     if context.out.is_json() {
         let (file, addresses) = (file.to_string(), &grant.addresses[..]);
-        context.out.json(&Report { grant: &name, file, addresses })?;
+        let contact = contact.to_string();
+        context.out.json(&Report { grant: &name, file, addresses, contact })?;
         return Ok(Exit::Ok);
     }
     context.out.note(format!(
-        "who has {file} can read cluster '{}': `jq status --grant {file}`; `jq revoke {name}` ends it",
+        "who has {file} can read cluster '{}': `jq status --grant {file}`; `jq revoke {name}` ends it. Later schedulers \
+         tell where they are in {contact}: the reader finds them if that can be read there",
         context.cluster
     ));
     Ok(Exit::Ok)

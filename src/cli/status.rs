@@ -4,9 +4,10 @@ use super::Context;
 use super::connect::{block_on_interruptible, client};
 use super::exit::{CliError, Exit};
 use crate::cluster::up::status as ask;
-use crate::config::about_size;
+use crate::config::{about_size, display_duration};
 use crate::protocol::{
-    AllocationReport, AllocationStateName, Counts, StatusReport, WorkerReport, WorkerStateName,
+    AllocationReport, AllocationStateName, Counts, FolderReport, SchedulerReport, StatusReport, WorkerReport,
+    WorkerStateName,
 };
 use serde::Serialize;
 use std::io::Write;
@@ -64,6 +65,7 @@ fn fields(status: &StatusReport) -> Result<serde_json::Map<String, serde_json::V
     let families: Vec<FamilyRow> =
         status.families.iter().map(|(family, counts)| FamilyRow { family, counts }).collect();
     value["families"] = serde_json::to_value(families).map_err(failed)?;
+    value["scheduler"]["walltime_left_s"] = left(&status.scheduler).map(|left| left.as_secs()).into();
     for (i, worker) in status.workers.iter().enumerate() {
         value["workers"][i]["allocation"] = worker.allocation.to_string().into();
     }
@@ -89,12 +91,10 @@ fn show(status: &StatusReport, context: &Context) -> Result<(), CliError> {
         status.target,
         status.running,
         status.pending,
-        crate::config::display_duration(Duration::from_secs(status.uptime_s)),
+        display_duration(Duration::from_secs(status.uptime_s)),
         status.epoch
     ))?;
-    if let Some(contact) = super::connect::state_dir(context)?.read_contact()?.filter(|c| !c.job.is_empty()) {
-        context.out.line(format!("scheduler: job {} on {}", contact.job, contact.host))?;
-    }
+    context.out.line(format!("scheduler: {}", place(&status.scheduler)))?;
     context.out.line(format!(
         "tasks: {} waiting, {} ready, {} assigned, {} done, {} failed, {} cancelled",
         c.waiting, c.ready, c.assigned, c.memory, c.erred, c.cancelled
@@ -108,9 +108,53 @@ fn show(status: &StatusReport, context: &Context) -> Result<(), CliError> {
     if !status.batch_trouble.is_empty() {
         context.out.warning(&status.batch_trouble);
     }
+    if status.scheduler.folder.is_near() {
+        context.out.warning(format!(
+            "{}: `{} clean` removes what is of no use any more",
+            folder(&status.scheduler.folder),
+            context.program
+        ));
+    }
     families(status, context)?;
     workers(status, context)?;
     allocations(status, context)
+}
+
+/// What is left of the scheduler's walltime; `None`: it has no end.
+fn left(scheduler: &SchedulerReport) -> Option<Duration> {
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    (scheduler.ends_unix > 0).then(|| Duration::from_secs(scheduler.ends_unix.saturating_sub(now)))
+}
+
+/// Where the scheduler runs, and until when.
+fn place(scheduler: &SchedulerReport) -> String {
+    let SchedulerReport { host, pid, job, queue, .. } = scheduler;
+    if job.is_empty() {
+        return format!("process {pid} on {host}");
+    }
+    let queue = if queue.is_empty() { String::new() } else { format!(" of queue {queue}") };
+    let until = left(scheduler).map_or(String::new(), |left| {
+        format!(", which ends in {}; another takes over before", display_duration(to_the_minute(left)))
+    });
+    format!("job {job}{queue} on {host}{until}")
+}
+
+/// What the cluster's folder takes of what it may.
+pub fn folder(report: &FolderReport) -> String {
+    format!(
+        "the cluster's folder takes {} in {} inodes, of {} (limits.state_bytes) and {} (limits.state_inodes) that it may take",
+        about_size(report.nbytes),
+        report.inodes,
+        about_size(report.max_nbytes),
+        report.max_inodes
+    )
+}
+
+/// For times that people see, and that change while they look.
+fn to_the_minute(duration: Duration) -> Duration {
+    let seconds = duration.as_secs();
+    Duration::from_secs(if seconds > 120 { seconds / 60 * 60 } else { seconds })
 }
 
 fn families(status: &StatusReport, context: &Context) -> Result<(), CliError> {
@@ -196,9 +240,7 @@ fn in_words(unix: u64) -> String {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     match unix.checked_sub(now) {
         Some(seconds) => {
-            // To the minute: it is an estimate.
-            let rounded = if seconds > 120 { seconds / 60 * 60 } else { seconds };
-            format!("in {}", crate::config::display_duration(Duration::from_secs(rounded)))
+            format!("in {}", display_duration(to_the_minute(Duration::from_secs(seconds))))
         }
         None => "soon".to_owned(),
     }

@@ -6,9 +6,9 @@ use super::environment::select;
 use super::exit::{CliError, Exit};
 use super::task_flags::TaskFlags;
 use super::wait::{self, Begun};
-use crate::client::Client;
+use crate::client::{Client, ClientError};
 use crate::graph::{Builder, CommandSpec, EnvSource, GraphId, Key, Op, TaskId};
-use crate::protocol::{GraphOptions, Reply, Request};
+use crate::protocol::{GraphOptions, RefusalKind, Reply, Request};
 use std::path::PathBuf;
 
 #[derive(clap::Args, Clone, Debug, PartialEq)]
@@ -33,6 +33,10 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     block_on_interruptible(async {
         let mut client = client(context).await?;
         let after = resolve(&mut client, &args.task.after).await?;
+        let former = match &name {
+            Some(name) => holder(&mut client, name).await?,
+            None => None,
+        };
         let mut graph = Builder::new();
         let label = spec.argv[0].clone();
         let op = graph.op(Op::Command(Box::new(spec)));
@@ -44,6 +48,11 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         let graph = graph.build().map_err(|error| CliError::usage(error.to_string()))?;
         let options = GraphOptions { label, ..GraphOptions::default() };
         let id = TaskId { graph: client.submit(graph, options).await?, index: task };
+        if let (Some(name), Some(former)) = (&name, former.filter(|former| *former != id)) {
+            context
+                .out
+                .note(format!("'{name}' was the name of {former}, which has ended; now it is this task's"));
+        }
         let key = name.unwrap_or_else(|| id.to_string());
         if !context.out.is_json() {
             context.out.line(&key)?;
@@ -62,6 +71,16 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         }
         Ok(Exit::Ok)
     })
+}
+
+/// The task that has the name so far. One that has ended gives it up; the scheduler refuses it while one hasn't.
+async fn holder(client: &mut Client, name: &str) -> Result<Option<TaskId>, CliError> {
+    match client.call(Request::Resolve(vec![Key::Named(name.to_owned())])).await {
+        Ok(Reply::Resolved(tasks)) => Ok(tasks.first().copied()),
+        Ok(other) => Err(crate::client::unexpected(&other).into()),
+        Err(ClientError::Refused { kind: RefusalKind::Unknown, .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The command with this shell's directory and environment, as the flags want it.

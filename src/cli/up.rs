@@ -1,7 +1,7 @@
 //! `up`: a cluster comes to be, or is found to be.
 
 use super::Context;
-use super::connect::{block_on, cluster_spec, resumption};
+use super::connect::{block_on, cluster_spec, reviver, tell_resumption};
 use super::exit::{CliError, Exit};
 use super::up_flags::UpFlags;
 use crate::client::Client;
@@ -97,11 +97,10 @@ pub fn workers(flags: &UpFlags, settings: &Settings) -> u32 {
 }
 
 /// Where neither flags nor configuration choose a queue, a cluster that there is stays, or comes back, as it was asked
-/// for.
+/// for, but for what flags say.
 fn as_it_was(args: &Args, config: &Config, context: &Context) -> Result<Option<ClusterSpec>, CliError> {
-    let settings = config.settings(None, &[])?;
-    let nothing_chosen = args.cluster.queue.is_none() && args.cluster.settings().is_empty();
-    if !nothing_chosen || !settings.profile.system.is_empty() {
+    let settings = config.settings(None, &args.cluster.settings())?;
+    if args.cluster.queue.is_some() || !settings.profile.system.is_empty() {
         return Ok(None);
     }
     let state = match StateDir::open(&settings.cluster.state_dir, &context.cluster) {
@@ -111,7 +110,14 @@ fn as_it_was(args: &Args, config: &Config, context: &Context) -> Result<Option<C
     let Some(file) = state.read_cluster()? else { return Ok(None) };
     let spec: ClusterSpec = file.spec_as()?;
     settings.check_workers(args.cluster.workers.unwrap_or(0), "--workers")?;
+    let spec = spec.with_settings_of(&settings, &given(&args.cluster)).map_err(CliError::internal)?;
     Ok(Some(ClusterSpec { workers: args.cluster.workers.unwrap_or(spec.workers), ..spec }))
+}
+
+/// The keys of settings that flags give. One without a section is the profile's.
+fn given(flags: &UpFlags) -> Vec<String> {
+    let full = |key: String| if key.contains('.') { key } else { format!("profile.{key}") };
+    flags.settings().into_iter().map(|flag| full(flag.key)).collect()
 }
 
 fn spec(args: &Args, settings: Settings) -> Result<ClusterSpec, CliError> {
@@ -130,9 +136,7 @@ fn spec(args: &Args, settings: Settings) -> Result<ClusterSpec, CliError> {
 }
 
 async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) -> Result<Exit, CliError> {
-    // A key without a section is one of the profile.
-    let full = |key: String| if key.contains('.') { key } else { format!("profile.{key}") };
-    let mut given: Vec<String> = args.cluster.settings().into_iter().map(|flag| full(flag.key)).collect();
+    let mut given = given(&args.cluster);
     if args.cluster.queue.is_some() {
         given.extend(["profile.system".to_owned(), "profile.queue".to_owned()]);
     }
@@ -145,6 +149,9 @@ async fn up(args: &Args, state: StateDir, spec: ClusterSpec, context: &Context) 
             return Err(CliError::silent(exit));
         }
     };
+    if context.revives {
+        client = client.reviving(reviver(&state, args.timeout, context));
+    }
     tell_losses(&brought, context);
     let ours = matches!(brought, Brought::Started | Brought::Afresh(_));
     let timeout = args.timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
@@ -257,7 +264,7 @@ async fn bring_down(state: &StateDir, spec: &ClusterSpec, drain: Duration) -> Re
 fn tell_losses(brought: &Brought, context: &Context) {
     let (lost, contact) = match brought {
         Brought::Started | Brought::WasUp => return,
-        Brought::Resumed(resumed) => return context.out.warning(resumption(resumed)),
+        Brought::Resumed(resumed) => return tell_resumption(resumed, context.out),
         Brought::Afresh(lost) => lost.as_ref(),
     };
     let c = &lost.counts;
@@ -417,6 +424,8 @@ fn explain_launch(error: &LaunchError, context: &Context) -> CliError {
         )),
         LaunchError::Job(JobError::CantSubmit { .. }) => CliError::config(words)
             .hint(format!("`{program} up --scheduler here` runs the scheduler on this host")),
+        LaunchError::CantSubmit { .. } => CliError::config(words)
+            .hint(format!("`{program} up` on a host that may submit jobs brings the cluster up again")),
         LaunchError::Busy { .. } => CliError::new(Exit::TryAgain, words),
         LaunchError::Job(JobError::GivenUp) | LaunchError::AnotherLives => CliError::unavailable(words),
         LaunchError::Job(JobError::Never { .. } | JobError::Ended { .. }) => CliError::config(words)

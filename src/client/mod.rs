@@ -67,7 +67,7 @@ struct Link {
 pub enum Home {
     /// Its folder: the owner's.
     State(StateDir),
-    /// A grant, with the addresses of when it was written.
+    /// A grant, which tells where to look for the scheduler.
     Grant(Box<Grant>),
 }
 
@@ -346,8 +346,10 @@ async fn open(home: &Home, transport: &Transport) -> Result<(Link, String), Clie
             (contact.addresses, contact.host, contact.life)
         }
         Home::Grant(grant) => {
-            let first = grant.addresses.first().and_then(|a| a.rsplit_once(':')).map(|(host, _)| host);
-            (grant.addresses.clone(), first.unwrap_or_default().to_owned(), String::new())
+            let addresses = grant.whereabouts();
+            let first = addresses.first().and_then(|a| a.rsplit_once(':')).map(|(host, _)| host);
+            let host = first.unwrap_or_default().to_owned();
+            (addresses, host, String::new())
         }
     };
     Ok((open_at(home, transport, &addresses, host).await?, life))

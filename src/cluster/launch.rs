@@ -5,9 +5,10 @@ pub mod job;
 mod service;
 
 use crate::scheduler::spec::{ClusterSpec, Place};
+use crate::scheduler::submit::Submitter;
 use crate::state::launch::{self as launch_right, LaunchRight, Launching};
 use crate::state::lease::Standstill;
-use crate::state::{self, Contact, StateDir, StateError};
+use crate::state::{self, Contact, Role, StateDir, StateError};
 use job::JobError;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -36,6 +37,9 @@ pub enum LaunchError {
         by.holder.pid, by.holder.host, waited.as_secs(), by.path.display()
     )]
     Busy { name: String, by: Box<Launching>, waited: Duration },
+    /// Where a scheduler that died is to be followed by another.
+    #[error("the scheduler can't run on this host: {words}. The last one ran on {last}")]
+    CantSubmit { words: String, last: String },
     #[error(transparent)]
     Job(#[from] JobError),
     #[error(transparent)]
@@ -117,6 +121,9 @@ pub async fn launch(
     patience: Patience,
 ) -> Result<Contact, LaunchError> {
     if spec.place() == Place::Here {
+        if !beginning.begins {
+            must_submit_here(state, spec).await?;
+        }
         return here::launch(state, spec, beginning.stood_still, patience.say).await;
     }
     let before = state.read_contact()?.map(|contact| contact.epoch);
@@ -141,6 +148,17 @@ pub async fn launch(
         }
         followed => Ok(followed?),
     }
+}
+
+/// Who starts a dead scheduler again may be in a job, or on another host than whoever brought the cluster up.
+async fn must_submit_here(state: &StateDir, spec: &ClusterSpec) -> Result<(), LaunchError> {
+    let submitter = Submitter::new(state, spec, 0, Role::Admin).map_err(JobError::from)?;
+    if submitter.batch.system().programs().is_empty() {
+        return Ok(());
+    }
+    let Some(words) = submitter.refused_here(None).await else { return Ok(()) };
+    let last = state.read_contact()?.map_or(String::new(), |contact| contact.host);
+    Err(LaunchError::CantSubmit { words, last })
 }
 
 /// The end of a log, for an error message.

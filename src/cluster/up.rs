@@ -239,20 +239,9 @@ fn with_scheduler(state: &StateDir, wish: &Wish, old: ClusterSpec) -> Result<Clu
     if differences(&old, &wish.spec, &given).is_empty() {
         return Ok(old);
     }
-    let unusable = |reason: String| StateError::Malformed { path: state.cluster_path(), reason };
-    let table = |spec: &ClusterSpec| {
-        toml::Table::try_from(&spec.settings).map_err(|error| unusable(error.to_string()))
-    };
-    let (mut settings, asked) = (table(&old)?, table(&wish.spec)?);
-    for key in given.iter().filter_map(|key| key.strip_prefix("scheduler.")) {
-        let asked = asked.get("scheduler").and_then(|section| section.get(key));
-        let section = settings.get_mut("scheduler").and_then(toml::Value::as_table_mut);
-        if let (Some(section), Some(asked)) = (section, asked) {
-            section.insert(key.to_owned(), asked.clone());
-        }
-    }
-    let settings = settings.try_into().map_err(|error| unusable(error.to_string()))?;
-    let spec = ClusterSpec { settings, ..old };
+    let spec = old
+        .with_settings_of(&wish.spec.settings, &given)
+        .map_err(|reason| StateError::Malformed { path: state.cluster_path(), reason })?;
     if let Some(file) = state.read_cluster()? {
         state.write_cluster(&file.with_spec(&spec)?)?;
     }
@@ -328,8 +317,16 @@ async fn start(
 
 /// Nothing is left of a launch that failed for good.
 async fn clear_launch(state: &StateDir, spec: &ClusterSpec, error: LaunchError) -> UpError {
-    let submitted = matches!(&error, LaunchError::Job(job) if !matches!(job, JobError::TimedOut { .. }));
-    if !submitted {
+    // What may still come, or is somebody else's, is left alone.
+    let over = match &error {
+        LaunchError::Job(job) => !matches!(job, JobError::TimedOut { .. }),
+        LaunchError::Spawn { .. } | LaunchError::Ended { .. } | LaunchError::Silent { .. } => {
+            // Its workers' jobs, where it was first tried in a job.
+            down::may_have_jobs(state).unwrap_or(false)
+        }
+        _ => false,
+    };
+    if !over {
         return error.into();
     }
     let links = match identity_of(state, spec) {
@@ -412,7 +409,8 @@ fn refusal(status: &StatusReport, fresh: bool) -> Option<UpError> {
     if let Some(last) = last.filter(|a| a.state == Refused && (fresh || status.stopped)) {
         return Some(refused(last.reason.clone(), last.exit_code, None));
     }
-    let ended = all.iter().rev().find(|a| a.state == Ended);
+    // One that never was a job tells nothing: its scheduler, or whoever was to submit it, died before.
+    let ended = all.iter().rev().find(|a| a.state == Ended && !a.job.is_empty());
     if status.stopped {
         return Some(refused(status.batch_trouble.clone(), 78, ended.map(|a| a.id)));
     }

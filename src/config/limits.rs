@@ -16,7 +16,7 @@ enum Side {
 }
 
 /// Limits, and the key whose value each of them bounds. That of workers bounds what
-/// `up` and `scale` are asked for.
+/// `up` and `scale` are asked for, those of the state what a cluster's folder may come to take.
 const BOUNDS: &[(&str, &str, Side)] = &[
     ("limits.max_workers", "", Side::Ceiling),
     ("limits.max_pending", "scheduler.max_pending", Side::Ceiling),
@@ -25,6 +25,8 @@ const BOUNDS: &[(&str, &str, Side)] = &[
     ("limits.port_range", "scheduler.port_range", Side::Within),
     ("limits.scheduler_cores", "scheduler.cores", Side::Ceiling),
     ("limits.scheduler_memory", "scheduler.memory", Side::Ceiling),
+    ("limits.state_bytes", "", Side::Ceiling),
+    ("limits.state_inodes", "", Side::Ceiling),
 ];
 
 /// Puts a later layer's values over `values`; one of `[limits]` that loosens the site's is an error.

@@ -80,6 +80,8 @@ pub(super) const KEYS: &[Key] = &[
     key("limits.port_range", Kind::Ports),
     key("limits.scheduler_cores", COUNT),
     key("limits.scheduler_memory", Kind::Size(0)),
+    key("limits.state_bytes", Kind::Size(1 << 20)),
+    key("limits.state_inodes", Kind::Integer(10, 1_000_000_000)),
     key("profile.system", Kind::Choice(SYSTEMS)),
     key("profile.queue", Kind::Text),
     key("profile.account", Kind::Text),

@@ -126,6 +126,20 @@ pub struct Limits {
     pub scheduler_cores: u32,
     #[serde(with = "size")]
     pub scheduler_memory: u64,
+    /// Of a cluster's folder, its datasets not counted.
+    #[serde(with = "size", default = "state_bytes")]
+    pub state_bytes: u64,
+    #[serde(default = "state_inodes")]
+    pub state_inodes: u64,
+}
+
+/// For clusters that an older program has brought up.
+fn state_bytes() -> u64 {
+    10 << 30
+}
+
+fn state_inodes() -> u64 {
+    100_000
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -270,6 +270,40 @@ impl Explanation {
     }
 }
 
+/// Where the scheduler runs, and how it stands with its folder.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SchedulerReport {
+    pub host: String,
+    pub pid: u32,
+    /// The batch job that it runs in; empty: none.
+    pub job: String,
+    /// The batch system's queue that the job asked for; empty: its default.
+    pub queue: String,
+    /// When the job's walltime ends, seconds since 1970; 0: never.
+    pub ends_unix: u64,
+    /// What a crash had cut off the journal's end when this scheduler began; empty: nothing.
+    pub journal_cut: String,
+    pub folder: FolderReport,
+}
+
+/// What the cluster's folder takes, its datasets not counted, as it was last looked at; all 0: not yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FolderReport {
+    pub nbytes: u64,
+    pub inodes: u64,
+    /// What it may take.
+    pub max_nbytes: u64,
+    pub max_inodes: u64,
+}
+
+impl FolderReport {
+    /// Whether little is left of what it may take: less than a fifth.
+    pub fn is_near(&self) -> bool {
+        let near = |is: u64, max: u64| is > 0 && u128::from(is) * 5 >= u128::from(max) * 4;
+        near(self.nbytes, self.max_nbytes) || near(self.inodes, self.max_inodes)
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StatusReport {
     pub epoch: Epoch,
@@ -298,6 +332,8 @@ pub struct StatusReport {
     pub core_seconds_used: u64,
     pub core_seconds_idle: u64,
     pub uptime_s: u64,
+    #[serde(default)]
+    pub scheduler: SchedulerReport,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

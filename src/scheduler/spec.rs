@@ -48,6 +48,24 @@ impl ClusterSpec {
         }
     }
 
+    /// The same, but for the settings of these keys (`section.name`), which are as `asked`.
+    ///
+    /// # Errors
+    /// Settings that can't be told in TOML: a defect.
+    pub fn with_settings_of(self, asked: &Settings, keys: &[String]) -> Result<ClusterSpec, String> {
+        let table = |settings: &Settings| toml::Table::try_from(settings).map_err(|error| error.to_string());
+        let (mut settings, asked) = (table(&self.settings)?, table(asked)?);
+        for (section, name) in keys.iter().filter_map(|key| key.split_once('.')) {
+            let asked = asked.get(section).and_then(|section| section.get(name));
+            let section = settings.get_mut(section).and_then(toml::Value::as_table_mut);
+            if let (Some(section), Some(asked)) = (section, asked) {
+                section.insert(name.to_owned(), asked.clone());
+            }
+        }
+        let settings = settings.try_into().map_err(|error: toml::de::Error| error.to_string())?;
+        Ok(ClusterSpec { settings, ..self })
+    }
+
     /// The batch system of the profile at work on this host; `None` if we don't speak it.
     pub fn batch(&self, state: &StateDir) -> Option<Batch> {
         let profile = &self.settings.profile;

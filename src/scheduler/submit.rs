@@ -6,7 +6,11 @@ use crate::batch::{AllocationSpec, Batch, BatchError, ErrorKind, JobId, Template
 use crate::protocol::AllocationId;
 use crate::state::{Intents, Outcome, Role, StateDir, intent};
 use std::fmt;
+use std::path::Path;
 use tracing::warn;
+
+/// The name of a script that is only looked at.
+const TRIAL: &str = "trial";
 
 /// What a job is for, as its intent says it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,6 +103,30 @@ impl Submitter {
         let text = self.batch.system().render(&spec, &self.templates)?;
         crate::state::files::write_atomic(&script, text.as_bytes()).map_err(|e| unusable(&e))?;
         self.batch.submit(&spec, &script).await
+    }
+
+    /// Why no job can be submitted from this host, as far as that can be known without doing it: a scheduler that can't
+    /// is of no use. Asked are the script that `own` may name, and a worker's: each queue may take jobs from other hosts.
+    pub async fn refused_here(&self, own: Option<&Path>) -> Option<String> {
+        let trial = ClusterSpec::job_script(&self.state, TRIAL);
+        let job = self.job(TRIAL, Purpose::Workers(AllocationId(0)));
+        let written = self.batch.system().render(&job, &self.templates).ok().and_then(|text| {
+            crate::state::files::write_atomic(&trial, text.as_bytes()).ok()?;
+            Some(trial.as_path())
+        });
+        let mut refused = None;
+        for script in own.into_iter().chain(written) {
+            match self.batch.may_submit(script).await {
+                Err(error) if error.may_be_the_hosts() => refused = refused.or(Some(error)),
+                // Time may mend that, or it is no matter of the host's.
+                Err(error) => warn!("the batch system has doubts: {error}"),
+                Ok(()) => {}
+            }
+        }
+        // Of two at the same time, one finds it gone.
+        let _ = std::fs::remove_file(&trial);
+        let host = crate::net::listen::host_name().unwrap_or_default();
+        refused.map(|error| format!("{} {host}: {error}", intent::CANT_SUBMIT))
     }
 
     fn job(&self, name: &str, purpose: Purpose) -> AllocationSpec {

@@ -328,8 +328,13 @@ fn first_format() -> u32 {
 /// # Errors
 /// It can't be told in TOML, or not be written.
 pub fn write_toml<T: Serialize>(path: &Path, value: &T) -> Result<(), StateError> {
+    write_atomic(path, toml_text(path, value)?.as_bytes())
+}
+
+/// What [`write_toml`] writes.
+pub(super) fn toml_text<T: Serialize>(path: &Path, value: &T) -> Result<String, StateError> {
     let text = toml::to_string(value).map_err(|error| malformed(path, error.to_string()))?;
-    write_atomic(path, format!("format = {}\n{text}", crate::STATE_FORMAT).as_bytes())
+    Ok(format!("format = {}\n{text}", crate::STATE_FORMAT))
 }
 
 /// Reads a value from TOML; `None` if the file isn't there.

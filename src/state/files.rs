@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// Mode of every file here: readable by its owner alone.
 pub const PRIVATE_FILE: u32 = 0o600;
+/// Mode of the few files that are for others, and lie outside.
+pub const PUBLIC_FILE: u32 = 0o644;
 /// Mode of every directory here.
 pub const PRIVATE_DIR: u32 = 0o700;
 /// Longest small file that is read into memory: contact, cluster, keys. A real one has a few KiB.
@@ -24,6 +26,20 @@ const STICKY: u32 = 0o1000;
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     let temporary = write_temporary(path, bytes)?;
     if let Err(error) = std::fs::rename(&temporary, path) {
+        let _ = std::fs::remove_file(&temporary);
+        return Err(StateError::io("write", path, error));
+    }
+    sync_parent(path)
+}
+
+/// The same for what others may read: mode 0644, whatever the umask.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn write_for_others(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+    let temporary = write_temporary(path, bytes)?;
+    let opened = std::fs::set_permissions(&temporary, Permissions::from_mode(PUBLIC_FILE));
+    if let Err(error) = opened.and_then(|()| std::fs::rename(&temporary, path)) {
         let _ = std::fs::remove_file(&temporary);
         return Err(StateError::io("write", path, error));
     }

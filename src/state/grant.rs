@@ -2,17 +2,23 @@
 //!
 //! A grant has a certificate of its own. What makes it count is that the same certificate is in the cluster's folder
 //! `grants/`; taken away from there, it opens nothing any more. So there is no list of revoked ones that could be lost.
+//!
+//! The cluster's folder is closed to its bearer. So that he finds a later scheduler, each grant names a file in a place
+//! that he can read, to which every scheduler copies where it is. There is no secret in it, and nobody is believed for
+//! having written it: who answers at those addresses must prove by its certificate that it is the cluster's.
 
 use super::files::{self, create_private_dir};
 use super::identity::{self, ClusterId, Identity, ReaderKeys};
-use super::{StateDir, StateError};
+use super::{Contact, StateDir, StateError};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What the names of certificates in the folder end in.
 const ENDING: &str = ".pem";
+/// And those of the files that say where its bearer looks for the scheduler.
+const PLACE_ENDING: &str = ".contact";
 
 /// What a grant's file says: where the scheduler is, and by what it knows the bearer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -22,16 +28,34 @@ pub struct Grant {
     pub cluster_id: ClusterId,
     /// `host:port` of the scheduler when the grant was written.
     pub addresses: Vec<String>,
+    /// The file to which later schedulers copy where they are, an absolute path; empty: none.
+    #[serde(default)]
+    pub contact: PathBuf,
     authority: String,
     certificate: String,
     key: String,
 }
 
-/// Makes a grant of that name, which counts from now on. An older one of the name counts no more.
+/// Where the scheduler is, for bearers of grants.
+#[derive(Serialize, Deserialize)]
+struct Whereabouts {
+    cluster_id: ClusterId,
+    epoch: u32,
+    addresses: Vec<String>,
+}
+
+/// Where a grant's bearer looks for the scheduler, in the cluster's own folder.
+#[derive(Serialize, Deserialize)]
+struct Place {
+    path: PathBuf,
+}
+
+/// Makes a grant of that name, which counts from now on. An older one of the name counts no more. `copy` is the file to
+/// which schedulers will copy where they are.
 ///
 /// # Errors
 /// A bad name, no scheduler to contact, keys that can't be made, or a folder that can't be written.
-pub fn issue(state: &StateDir, name: &str) -> Result<Grant, StateError> {
+pub fn issue(state: &StateDir, name: &str, copy: &Path) -> Result<Grant, StateError> {
     super::dir::check_name(name)?;
     let contact = state.read_contact()?.ok_or_else(|| {
         let missing = io::Error::new(io::ErrorKind::NotFound, "the cluster is not up");
@@ -39,6 +63,9 @@ pub fn issue(state: &StateDir, name: &str) -> Result<Grant, StateError> {
     })?;
     let ReaderKeys { authority, certificate, key } = identity::issue_reader(&state.identity_dir())?;
     create_private_dir(&state.grants_dir())?;
+    let place = std::path::absolute(copy).map_err(|error| StateError::io("look at", copy, error))?;
+    tell(&place, &contact)?;
+    super::dir::write_toml(&place_path(state, name), &Place { path: place.clone() })?;
     let path = state.grants_dir().join(format!("{name}{ENDING}"));
     files::write_atomic(&path, certificate.as_bytes())?;
     Ok(Grant {
@@ -46,10 +73,40 @@ pub fn issue(state: &StateDir, name: &str) -> Result<Grant, StateError> {
         cluster: state.name().to_owned(),
         cluster_id: contact.cluster_id,
         addresses: contact.addresses,
+        contact: place,
         authority,
         certificate,
         key,
     })
+}
+
+/// Copies where this scheduler is to wherever bearers of grants look for it. Returns what went wrong: that is no reason
+/// to stop.
+pub fn announce(state: &StateDir, contact: &Contact) -> Vec<StateError> {
+    let one = |name: &String| match super::dir::read_toml::<Place>(&place_path(state, name))? {
+        Some(place) => tell(&place.path, contact),
+        // An older program's.
+        None => Ok(()),
+    };
+    match list(state) {
+        Ok(names) => names.iter().filter_map(|name| one(name).err()).collect(),
+        Err(error) => vec![error],
+    }
+}
+
+fn tell(path: &Path, contact: &Contact) -> Result<(), StateError> {
+    let there = super::dir::read_toml::<Whereabouts>(path).ok().flatten();
+    if there.is_some_and(|there| there.cluster_id == contact.cluster_id && there.epoch > contact.epoch) {
+        // A later scheduler's, which this one hasn't heard of yet.
+        return Ok(());
+    }
+    let Contact { cluster_id, epoch, addresses, .. } = contact.clone();
+    let text = super::dir::toml_text(path, &Whereabouts { cluster_id, epoch, addresses })?;
+    files::write_for_others(path, text.as_bytes())
+}
+
+fn place_path(state: &StateDir, name: &str) -> PathBuf {
+    state.grants_dir().join(format!("{name}{PLACE_ENDING}"))
 }
 
 /// Makes a grant useless. `false`: there is none of that name.
@@ -59,7 +116,10 @@ pub fn issue(state: &StateDir, name: &str) -> Result<Grant, StateError> {
 pub fn revoke(state: &StateDir, name: &str) -> Result<bool, StateError> {
     super::dir::check_name(name)?;
     let path = state.grants_dir().join(format!("{name}{ENDING}"));
-    match std::fs::remove_file(&path) {
+    let revoked = std::fs::remove_file(&path);
+    // The copy itself stays: with it the bearer gets to the scheduler, and is told that the grant is revoked.
+    let _ = std::fs::remove_file(place_path(state, name));
+    match revoked {
         Ok(()) => files::sync_dir(&state.grants_dir()).map(|()| true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(StateError::io("remove", &path, error)),
@@ -123,6 +183,17 @@ impl Grant {
         super::dir::write_toml(path, self)
     }
 
+    /// Where the scheduler is: as the last one has told, if that can be read here; else as it was when the grant was
+    /// written.
+    pub fn whereabouts(&self) -> Vec<String> {
+        if self.contact.as_os_str().is_empty() {
+            return self.addresses.clone();
+        }
+        let told = super::dir::read_toml::<Whereabouts>(&self.contact).ok().flatten();
+        let ours = told.filter(|told| told.cluster_id == self.cluster_id);
+        ours.map_or_else(|| self.addresses.clone(), |told| told.addresses)
+    }
+
     /// By what the scheduler knows its bearer.
     ///
     /// # Errors
@@ -143,6 +214,8 @@ mod tests {
     fn a_grant_counts_until_it_is_revoked() {
         let home = tempfile::tempdir().unwrap();
         let state = StateDir::create(&home.path().join("state"), "default").unwrap();
+        let copy = |name: &str| home.path().join(format!("{name}.contact"));
+        let issue = |state: &StateDir, name: &str| issue(state, name, &copy(name));
         assert!(matches!(issue(&state, "alice"), Err(StateError::Io { .. })), "there is no contact");
         let contact = Contact {
             addresses: vec!["n1:7".into()],
@@ -164,17 +237,32 @@ mod tests {
         let path = home.path().join("alice.grant");
         alice.write(&path).unwrap();
         assert_eq!(Grant::read(&path).unwrap(), alice);
+        // A scheduler that comes later tells where it is, and an earlier one that is late doesn't.
+        let moved =
+            |epoch, address: &str| Contact { epoch, addresses: vec![address.into()], ..contact.clone() };
+        assert_eq!(alice.whereabouts(), ["n1:7"]);
+        for (epoch, address) in [(3, "n3:9"), (2, "n2:8")] {
+            assert!(announce(&state, &moved(epoch, address)).is_empty());
+            assert_eq!((alice.whereabouts(), bob.whereabouts()), (vec!["n3:9".into()], vec!["n3:9".into()]));
+        }
+        let stranger = Whereabouts { cluster_id: ClusterId([9; 16]), epoch: 9, addresses: vec![] };
+        std::fs::write(copy("bob"), toml::to_string(&stranger).unwrap()).unwrap();
+        assert_eq!(bob.whereabouts(), ["n1:7"], "another cluster's is none");
         let leaf = |grant: &Grant| grant.identity(&path).unwrap().leaf().to_vec();
         assert!(counts(&state, &leaf(&alice)) && counts(&state, &leaf(&bob)));
         assert_eq!(list(&state).unwrap(), ["alice", "bob"]);
         let reader = state.identity(identity::Role::ReadOnly).unwrap();
         assert!(!counts(&state, reader.leaf()), "that role alone is no grant");
         assert!(revoke(&state, "alice").unwrap() && !revoke(&state, "alice").unwrap());
+        assert!(announce(&state, &moved(4, "n4:1")).is_empty());
+        assert_eq!((alice.whereabouts(), bob.whereabouts()), (vec!["n3:9".into()], vec!["n4:1".into()]));
         assert!(!counts(&state, &leaf(&alice)) && counts(&state, &leaf(&bob)));
         let again = issue(&state, "alice").unwrap();
         assert!(!counts(&state, &leaf(&alice)) && counts(&state, &leaf(&again)));
         assert!(issue(&state, "../x").is_err());
         use std::os::unix::fs::PermissionsExt;
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&copy("bob"))), (0o600, 0o644));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(Grant::read(&path), Err(StateError::WrongMode { .. })));
     }

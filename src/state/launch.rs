@@ -11,6 +11,8 @@ use super::files::create_exclusive;
 use super::lease::{Holder, Liveness};
 use std::path::{Path, PathBuf};
 
+/// What the files' names begin with; the number follows.
+const PREFIX: &str = "launch.";
 /// Launchers that died in the middle, one after the other, before something else must be wrong.
 const MAX_DEAD: u32 = 100;
 
@@ -58,6 +60,23 @@ pub fn take(dir: &Path, lost: &[Holder]) -> Result<Result<LaunchRight, Launching
     Err(malformed(&path(dir, MAX_DEAD), format!("{MAX_DEAD} attempts to launch a scheduler died")))
 }
 
+/// Whether somebody may be launching a scheduler in a cluster's folder, or submitting what goes with it: as long as its
+/// process isn't known to be gone.
+///
+/// # Errors
+/// The folder can't be read.
+pub fn is_under_way(dir: &Path) -> Result<bool, StateError> {
+    for entry in std::fs::read_dir(dir).map_err(|error| StateError::io("list", dir, error))? {
+        let name = entry.map_err(|error| StateError::io("list", dir, error))?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
+        let Some(number) = number else { continue };
+        if look(dir, number)?.is_some_and(|holder| holder.liveness() != Liveness::Gone) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn lower_ones_are_dead(
     dir: &Path,
     number: u32,
@@ -85,7 +104,7 @@ impl Drop for LaunchRight {
 }
 
 fn path(dir: &Path, number: u32) -> PathBuf {
-    dir.join(format!("launch.{number}"))
+    dir.join(format!("{PREFIX}{number}"))
 }
 
 fn malformed(path: &Path, reason: String) -> StateError {
@@ -113,8 +132,10 @@ mod tests {
         let me = Holder::current().unwrap();
         let dead = Holder { start_time: me.start_time + 1, ..me.clone() };
         std::fs::write(home.path().join("launch.1"), toml::to_string(&dead).unwrap()).unwrap();
+        assert!(!is_under_way(home.path()).unwrap());
         let right = take(home.path(), &[]).unwrap().unwrap();
         assert_eq!(right.number, 2);
+        assert!(is_under_way(home.path()).unwrap());
         assert!(take(home.path(), &[]).unwrap().is_err(), "behind the dead one, somebody lives");
         drop(right);
         assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "the dead one's file went too");
@@ -122,6 +143,7 @@ mod tests {
         let elsewhere = Holder { boot_id: "other".into(), ..me };
         std::fs::write(home.path().join("launch.1"), toml::to_string(&elsewhere).unwrap()).unwrap();
         assert_eq!(take(home.path(), &[]).unwrap().unwrap_err().holder, elsewhere);
+        assert!(is_under_way(home.path()).unwrap(), "nobody can tell from here");
         // Until whoever waits has given it up.
         assert_eq!(take(home.path(), &[elsewhere]).unwrap().unwrap().number, 2);
         assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);

@@ -11,6 +11,27 @@ pub const KEPT_JOBS: usize = 100;
 /// And what they may take together; the newest are kept in any case.
 pub const KEPT_BYTES: u64 = 256 << 20;
 
+/// Jobs whose leavings stay even where the folder takes more than it may.
+pub const KEPT_AT_LEAST: usize = 10;
+
+/// What something takes, or may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Taken {
+    pub nbytes: u64,
+    pub inodes: u64,
+}
+
+impl Taken {
+    /// What this is beyond `most`.
+    #[must_use]
+    pub fn beyond(self, most: Taken) -> Taken {
+        Taken {
+            nbytes: self.nbytes.saturating_sub(most.nbytes),
+            inodes: self.inodes.saturating_sub(most.inodes),
+        }
+    }
+}
+
 /// What one job, or one graph, left.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Leaving {
@@ -92,6 +113,39 @@ pub fn beyond(leavings: Vec<Leaving>, in_use: &BTreeSet<String>) -> Vec<Leaving>
     leavings.into_iter().filter(is_beyond).collect()
 }
 
+/// What is in a folder, but for what has one of these names.
+///
+/// # Errors
+/// It can't be listed.
+pub fn taken(folder: &Path, but: &[&str]) -> Result<Taken, StateError> {
+    let list = |error| StateError::io("list", folder, error);
+    let mut taken = Taken::default();
+    for entry in std::fs::read_dir(folder).map_err(list)? {
+        let entry = entry.map_err(list)?;
+        if entry.file_name().to_str().is_some_and(|name| but.contains(&name)) {
+            continue;
+        }
+        let all = measured(&entry.path());
+        taken.nbytes += all.nbytes;
+        taken.inodes += all.inodes;
+    }
+    Ok(taken)
+}
+
+/// Of `leavings`, newest first, the oldest ones that together free so much, as far as they do. What is `in_use` stays,
+/// and so do the newest few.
+pub fn oldest(leavings: Vec<Leaving>, in_use: &BTreeSet<String>, free: Taken) -> Vec<Leaving> {
+    let unused: Vec<Leaving> = leavings.into_iter().filter(|l| !in_use.contains(&l.name)).collect();
+    let mut freed = Taken::default();
+    let is_needed = |leaving: &Leaving| {
+        let needed = freed.nbytes < free.nbytes || freed.inodes < free.inodes;
+        freed.nbytes += leaving.nbytes;
+        freed.inodes += leaving.inodes;
+        needed
+    };
+    unused.into_iter().skip(KEPT_AT_LEAST).rev().take_while(is_needed).collect()
+}
+
 /// Of `leavings`, those that nothing was written to for so long.
 pub fn older(leavings: Vec<Leaving>, age: Duration, now: SystemTime) -> Vec<Leaving> {
     let is_old = |leaving: &Leaving| now.duration_since(leaving.modified).is_ok_and(|since| since >= age);
@@ -143,6 +197,27 @@ mod tests {
         gone.iter().for_each(|leaving| remove(leaving).unwrap());
         assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 2 * (KEPT_JOBS + 1));
         remove(&gone[0]).unwrap();
+    }
+
+    #[test]
+    fn what_is_beyond_is_freed_from_the_oldest_on_and_a_few_stay() {
+        let home = tempfile::tempdir().unwrap();
+        for n in 0..20 {
+            write(&home.path().join(format!("allocations/jq{n:02}.sh")), 10, 1000 - n);
+        }
+        write(&home.path().join("datasets/wind/0.0"), 10_000, 0);
+        write(&home.path().join("journal/1.journal"), 100, 0);
+        // The folders' own lengths are the file system's business.
+        let taken = taken(home.path(), &["datasets"]).unwrap();
+        assert!(taken.inodes == 23 && (300..100_000).contains(&taken.nbytes), "{taken:?}");
+        let most = Taken { nbytes: u64::MAX, inodes: 20 };
+        assert_eq!(taken.beyond(most), Taken { nbytes: 0, inodes: 3 });
+        let (all, in_use) = (leavings(&home.path().join("allocations")).unwrap(), ["jq01".to_owned()].into());
+        let names = |free| oldest(all.clone(), &in_use, free).into_iter().map(|l| l.name).collect::<Vec<_>>();
+        assert_eq!(names(Taken { nbytes: 0, inodes: 3 }), ["jq00", "jq02", "jq03"]);
+        assert_eq!(names(Taken { nbytes: 11, inodes: 0 }), ["jq00", "jq02"]);
+        assert_eq!(names(Taken::default()), [""; 0]);
+        assert_eq!(names(Taken { nbytes: 1 << 40, inodes: 0 }).len(), 20 - 1 - KEPT_AT_LEAST);
     }
 
     #[test]

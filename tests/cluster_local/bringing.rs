@@ -4,6 +4,7 @@ use crate::support::sandbox::{Sandbox, as_json, finish, start};
 use crate::support::{eventually_sync, is_alive};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use std::fs;
 
 fn address(sandbox: &Sandbox) -> String {
@@ -22,11 +23,19 @@ fn up_again_finds_the_cluster_and_reconciles_the_workers() {
     sandbox.up(2);
     let status = sandbox.status();
     assert_eq!((&status["epoch"], &status["connected"]), (&1.into(), &2.into()));
+    let of_scheduler = &status["scheduler"];
+    assert_eq!((&of_scheduler["job"], &of_scheduler["walltime_left_s"]), (&"".into(), &Value::Null));
+    assert_eq!(of_scheduler["pid"], sandbox.scheduler());
+    let shown = sandbox.ok(["status"]);
+    assert!(shown.contains(&format!("scheduler: process {} on ", sandbox.scheduler())), "{shown}");
     let report = sandbox.json(["up", "--wait"]);
     assert_eq!((&report["was_up"], &report["target"]), (&true.into(), &2.into()));
 
     let refused = sandbox.run(["up", "--queue", "local", "--cores", "2"]).exits(78);
     refused.says("profile.cores: is 1, asked for 2").says("--replace");
+    // Without a queue it is the cluster's own that is meant.
+    sandbox.run(["up", "--cores", "2"]).exits(78).says("profile.cores: is 1, asked for 2").says("--replace");
+    assert!(sandbox.ok(["up", "--cores", "1", "--set", "slots=0"]).contains("is up already"));
     assert_eq!(sandbox.status()["epoch"], 1, "nothing was touched");
     sandbox.up_with(1, &["--cores", "2", "--replace"]);
     let status = sandbox.status();

@@ -14,4 +14,6 @@ fn a_named_resource_is_what_the_profile_says_that_workers_have() {
         let refused = sandbox.run(["submit", flag, wish, "--", "true"]).exits(2);
         assert!(refused.stderr.contains("workers of this cluster have"), "{}", refused.stderr);
     }
+    let refused = sandbox.run(["submit", "--memory", "6.5GiB", "--", "true"]).exits(2);
+    refused.says("a task wants 6656MiB of memory, and workers of this cluster have 2GiB");
 }

@@ -82,6 +82,40 @@ fn a_verb_that_finds_the_scheduler_dead_starts_another_and_a_wait_goes_on() {
 }
 
 #[test]
+fn an_up_that_waits_for_workers_starts_a_scheduler_again_that_dies_meanwhile() {
+    let sandbox = Sandbox::new();
+    // Its worker comes well after the scheduler's end.
+    let words = ["up", "--queue", "local", "--workers", "1", "--wait", "--set", "queue_wait=6s"];
+    let up = start(&mut sandbox.jq(words), b"");
+    eventually_sync("a job that waits", || {
+        let status = sandbox.run(["status", "--json"]);
+        (status.code == 0 && status.json()["pending"] == 1).then_some(())
+    });
+    kill_scheduler(&sandbox);
+    let up = up.end().exits(0).says("resumed as epoch 2");
+    assert!(up.text().contains("1 workers connected"), "{}", up.text());
+}
+
+#[test]
+fn what_a_crash_cut_off_the_journal_is_told_by_whoever_starts_the_scheduler_again() {
+    let sandbox = Sandbox::new();
+    sandbox.up(1).ok(["submit", "--wait", "--key", "k", "--", "echo", "kept"]);
+    for verb in [&["status"][..], &["up"]] {
+        kill_scheduler(&sandbox);
+        let folder = sandbox.cluster("default").join("journal");
+        let mut segments: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        segments.sort();
+        let last = segments.last().unwrap();
+        // The beginning of a record.
+        let torn = [fs::read(last).unwrap(), vec![200, 0, 0]].concat();
+        fs::write(last, torn).unwrap();
+        let told = sandbox.run(verb).exits(0).says("resumed as epoch").says("the last 3 bytes of");
+        told.says("nobody was told of it");
+    }
+    assert_eq!(sandbox.ok(["result", "k"]), "kept\n");
+}
+
+#[test]
 fn a_dead_cluster_that_is_wanted_differently_is_replaced_only_if_asked_for() {
     let sandbox = Sandbox::new();
     hold(&sandbox);

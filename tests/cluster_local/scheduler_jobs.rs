@@ -50,6 +50,12 @@ fn the_scheduler_runs_in_a_job_with_its_workers_after_it() {
     let names: Vec<&str> =
         status["allocations"].as_array().unwrap().iter().map(|a| a["id"].as_str().unwrap()).collect();
     assert_eq!(names, ["a1", "a2"], "those that were asked for with it, and no others");
+    // Where the scheduler is, and until when.
+    let of_scheduler = &status["scheduler"];
+    assert_eq!((&of_scheduler["job"], &of_scheduler["queue"]), (&"1".into(), &"".into()), "{status}");
+    assert!(of_scheduler["walltime_left_s"].as_u64().unwrap() > 0, "{status}");
+    let shown = sandbox.ok(["status"]);
+    assert!(shown.contains("scheduler: job 1 on ") && shown.contains(", which ends in "), "{shown}");
     sandbox.ok(["submit", "--wait", "--", "true"]);
     assert!(sandbox.ok(["logs", "scheduler"]).contains("epoch 1 of cluster default"));
 

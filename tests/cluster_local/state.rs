@@ -1,6 +1,7 @@
 //! State directories that can't be used.
 
-use crate::support::sandbox::{Ran, Sandbox, finish};
+use crate::restarts::kill_scheduler;
+use crate::support::sandbox::{Ran, Sandbox, finish, names};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -88,4 +89,30 @@ fn damaged_files_are_named() {
     sandbox.run(["status"]).exits(78).says("cluster.toml");
     fs::write(&cluster, good).unwrap();
     sandbox.ok(["status"]);
+}
+
+#[test]
+fn a_folder_that_takes_more_than_it_may_loses_what_ended_jobs_left_and_says_so() {
+    let sandbox = Sandbox::configured("[limits]\nstate_inodes = 60\n");
+    sandbox.up(1);
+    // Of jobs that ended long ago.
+    let allocations = sandbox.cluster("default").join("allocations");
+    for n in 0..40 {
+        let file = fs::File::create(allocations.join(format!("jq00000{n}.log"))).unwrap();
+        file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(100_000 - n))
+            .unwrap();
+    }
+    // It is looked at when a scheduler begins, and now and then.
+    kill_scheduler(&sandbox);
+    sandbox.ok(["status"]);
+    let left = || names(&allocations).iter().filter(|name| name.starts_with("jq00000")).count();
+    let status = sandbox.until("a look at it", |status| status["scheduler"]["folder"]["inodes"] != 0);
+    assert!((1..40).contains(&left()), "{}", left());
+    let folder = &status["scheduler"]["folder"];
+    assert!(folder["inodes"].as_u64().unwrap() >= 48 && folder["max_inodes"] == 60, "{status}");
+    sandbox.run(["status"]).exits(0).says("of 10.0 GiB (limits.state_bytes) and 60 (limits.state_inodes)");
+    let doctor = sandbox.run(["doctor"]).text();
+    assert!(doctor.contains("60 (limits.state_inodes)"), "{doctor}");
+    // What is of use stays.
+    sandbox.ok(["submit", "--wait", "--", "true"]);
 }

@@ -53,9 +53,20 @@ fn exit_codes_are_as_the_contract_has_them() {
     has_started(&sandbox, "slow");
     sandbox.run(["wait", "slow", "--timeout", "10ms"]).exits(124).says("10ms");
     sandbox.run(["result", "slow"]).exits(124).says("assigned").says("wait slow");
-    sandbox.run(["submit", "--key", "slow", "--", "true"]).exits(2).says("'slow'");
+    sandbox
+        .run(["submit", "--key", "slow", "--", "true"])
+        .exits(2)
+        .says("unfinished task named 'slow'")
+        .says("g4.1");
     let_go(&sandbox, "slow");
     sandbox.ok(["wait", "--timeout", "100s"]);
+    // One that has ended gives its name up, and stays known by its number.
+    let again = sandbox.run(["submit", "--wait", "--key", "slow", "--", "echo", "other"]).exits(0);
+    again.says("'slow' was the name of g4.1, which has ended");
+    assert_eq!(
+        (sandbox.ok(["result", "slow"]), sandbox.ok(["result", "g4.1"])),
+        ("other\n".into(), "".into())
+    );
     // Cancelled: 1.
     sandbox.ok(["submit", "--key", "never", "--", "sleep", "1000"]);
     assert_eq!(sandbox.json(["cancel", "never"])["cancelled"], 1);

@@ -3,6 +3,8 @@
 use super::lab::{Lab, ended, read};
 use super::support::{eventually_sync, jobq};
 use super::{connected, done, text, unfinished};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::os::unix::fs::symlink;
 use std::process::Stdio;
 
@@ -105,6 +107,66 @@ fn where_jobs_may_not_submit_jobs_the_scheduler_stays_here() {
     lab.down();
 }
 
+/// Where jobs look for programs, there is an `sbatch` that refuses; everything else is as it was.
+fn refusing_jobs(lab: &Lab) -> String {
+    let nodes = lab.work().join("nodes");
+    std::fs::create_dir(&nodes).unwrap();
+    lab.script(
+        "work/nodes/sbatch",
+        "echo 'sbatch: error: this site takes jobs from login nodes only' >&2; exit 1",
+    );
+    format!("prologue=['export PATH={}:$PATH']", nodes.display())
+}
+
+#[test]
+fn where_a_site_refuses_jobs_of_jobs_everything_else_works() {
+    let Some(lab) = lab("where_a_site_refuses_jobs_of_jobs_everything_else_works") else { return };
+    let prologue = refusing_jobs(&lab);
+    let flags = ["up", "--queue", "spice", "--workers", "1", "--wait", "--set", &prologue];
+    let refused = lab.run(&[&flags[..], &["--scheduler", "job"]].concat());
+    let words = ["no job can be submitted from", "takes jobs from login nodes only", "--scheduler here"];
+    assert_eq!(refused.code, Some(78), "{}", refused.stderr);
+    assert!(words.iter().all(|words| refused.stderr.contains(words)), "{}", refused.stderr);
+    assert_eq!(lab.slurm.squeue(), [""; 0]);
+
+    let up = lab.run(&flags);
+    assert_eq!(up.code, Some(0), "{}", up.stderr);
+    assert!(up.stderr.contains("the scheduler runs on this host instead"), "{}", up.stderr);
+    // More workers than came with it.
+    lab.ok(&["scale", "2"]);
+    lab.until("both", |status| (status["connected"] == 2).then_some(()));
+
+    // Whoever starts it again is to be where jobs can be submitted, too.
+    kill(Pid::from_raw(lab.scheduler()), Signal::SIGKILL).unwrap();
+    let mut elsewhere = lab.command(jobq());
+    let path = format!("{}:{}", lab.work().join("nodes").display(), std::env::var("PATH").unwrap());
+    elsewhere.env("PATH", path).arg("status").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = ended(elsewhere.spawn().unwrap(), "jq status");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(["no job can be submitted from", "login nodes only"].iter().all(|w| said.contains(w)), "{said}");
+    assert_eq!(contact(&lab)["epoch"].as_integer(), Some(1), "none was started there");
+    let status = lab.until("both workers again", |status| {
+        (status["connected"] == 2 && status["epoch"] == 2).then(|| status.clone())
+    });
+    assert_eq!(status["allocations"].as_array().unwrap().len(), 2, "no others were asked for");
+    lab.ok(&["submit", "--wait", "--", "true"]);
+    lab.down();
+}
+
+#[test]
+fn nothing_is_left_where_the_scheduler_can_run_neither_in_a_job_nor_here() {
+    let Some(lab) = lab("nothing_is_left_where_the_scheduler_can_run_neither_in_a_job_nor_here") else {
+        return;
+    };
+    let prologue = refusing_jobs(&lab);
+    let words = ["up", "--queue", "spice", "--workers", "2", "--set", &prologue];
+    let up = lab.run(&[&words[..], &["--set", "scheduler.interface=nope0"]].concat());
+    assert_eq!(up.code, Some(78), "{}", up.stderr);
+    assert!(up.stderr.contains("nope0"), "{}", up.stderr);
+    assert_eq!(lab.slurm.squeue(), [""; 0], "its workers' jobs wait for nobody");
+}
+
 #[test]
 fn a_scheduler_that_cant_start_tells_why_and_leaves_nothing() {
     let Some(lab) = lab("a_scheduler_that_cant_start_tells_why_and_leaves_nothing") else { return };
@@ -165,6 +227,37 @@ fn a_launch_that_waits_in_the_queue_is_found_by_others() {
     lab.ok(&["submit", "--wait", "--", "true"]);
     assert_eq!(lab.status()["epoch"], 1);
     lab.down();
+}
+
+/// Submits of scripts with that word hang from now on, until the wrapper is taken away; returns the one that does.
+fn submit_that_hangs(lab: &Lab, word: &str, up: &mut std::process::Command) -> (std::process::Child, Pid) {
+    let hang =
+        format!("grep -q \"'{word}'\" \"${{@: -1}}\" && {{ echo $$ > \"$lab/hung\"; exec sleep 1000; }}");
+    lab.wrap("sbatch", &format!("{hang}\nexec $real \"$@\""));
+    let going = up.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let hung = lab.state().parent().unwrap().parent().unwrap().join("hung");
+    let pid = eventually_sync("the submit", || std::fs::read_to_string(&hung).ok()?.trim().parse().ok());
+    lab.wrap("sbatch", "exec $real \"$@\"");
+    std::fs::remove_file(&hung).unwrap();
+    (going, Pid::from_raw(pid))
+}
+
+#[test]
+fn what_a_killed_up_meant_to_submit_is_soon_seen_never_to_come() {
+    let Some(lab) = lab("what_a_killed_up_meant_to_submit_is_soon_seen_never_to_come") else { return };
+    for word in ["supervisor", "scheduler"] {
+        let mut up = lab.command(jobq());
+        up.args(["up", "--queue", "spice", "--workers", "2", "--wait"]);
+        let (mut going, hung) = submit_that_hangs(&lab, word, &mut up);
+        going.kill().unwrap();
+        going.wait().unwrap();
+        kill(hung, Signal::SIGKILL).unwrap();
+        let up = lab.run(&["up", "--queue", "spice", "--workers", "2", "--wait", "--timeout", "100s"]);
+        assert_eq!(up.code, Some(0), "{word}: {}", up.stderr);
+        assert_eq!(lab.status()["connected"], 2, "{word}");
+        assert_eq!(lab.slurm.squeue().len(), 3, "{word}");
+        lab.down();
+    }
 }
 
 #[test]

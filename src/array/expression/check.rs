@@ -131,7 +131,10 @@ impl Checker<'_> {
                     return self.reduction(reducer, expr.span, args, options);
                 }
                 let Some((function, wanted)) = function::function(function) else {
-                    let near = suggestion(function, &function::names(), "functions");
+                    let near = match function.as_str() {
+                        "sel" | "isel" => ": parts of arrays can't be selected (no sel, isel)".to_owned(),
+                        _ => suggestion(function, &function::names(), "functions"),
+                    };
                     return self.error(*function_span, format!("no function called '{function}'{near}"));
                 };
                 if let Some((option, span, _)) = options.first() {
@@ -505,6 +508,8 @@ mod tests {
             ("a = u; a = v", 8, "defined twice"),
             ("a = b; b = u", 5, "no variable called 'b'"),
             ("a = median(u, time)", 5, "no function called 'median'"),
+            ("a = sel(u, y=50:60)", 16, "no ranges, since parts of arrays can't be selected"),
+            ("a = isel(u, time=3)", 5, "parts of arrays can't be selected (no sel, isel)"),
         ] {
             let error = checked(text).unwrap_err();
             assert!(error.message.contains(part), "{text}: {error}");

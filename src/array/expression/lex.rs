@@ -84,6 +84,7 @@ fn hint(c: char) -> &'static str {
         '|' => ": 'or' is ||",
         '[' | ']' | '{' | '}' => ": brackets are ( )",
         '%' => ": there is no remainder operator",
+        ':' => ": there are no ranges, since parts of arrays can't be selected",
         _ => "",
     }
 }

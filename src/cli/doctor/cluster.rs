@@ -35,6 +35,7 @@ pub fn scheduler(ground: &Ground) -> Finding {
             versions(&contact),
             program(&state),
             trouble(&report),
+            folder(&report),
         ]),
         Err(error) => dead(&state, &contact, error),
     }
@@ -94,6 +95,17 @@ fn trouble(report: &StatusReport) -> Finding {
         return Finding::ok("");
     }
     Finding::warning(format!("its batch system gives it trouble: {}", report.batch_trouble), "")
+}
+
+/// What its folder takes, where that is near what it may.
+fn folder(report: &StatusReport) -> Finding {
+    if !report.scheduler.folder.is_near() {
+        return Finding::ok("");
+    }
+    Finding::warning(
+        crate::cli::status::folder(&report.scheduler.folder),
+        "`clean` removes what is of no use any more; a smaller `scheduler.history` and `task.max_output` keep less",
+    )
 }
 
 /// No answer: whether its process is known to be gone decides what to do.

@@ -57,11 +57,13 @@ const CHECKS: &[Check] = &[
     Check { name: "state in jobs", run: job::state },
     Check { name: "route from jobs", run: job::route },
     Check { name: "clock in jobs", run: job::clock },
+    Check { name: "jobs of jobs", run: job::submit },
     Check { name: "cluster", run: cluster::scheduler },
 ];
 
 /// Checks that only `--site` makes.
-const SITE_ONLY: &[&str] = &["site files", "jobs", "state in jobs", "route from jobs", "clock in jobs"];
+const SITE_ONLY: &[&str] =
+    &["site files", "jobs", "state in jobs", "route from jobs", "clock in jobs", "jobs of jobs"];
 
 #[derive(Serialize)]
 struct Report {

@@ -10,6 +10,7 @@ use crate::protocol::AllocationId;
 use crate::scheduler::scale::needed;
 use crate::scheduler::spec::ClusterSpec;
 use crate::scheduler::submit::{Purpose, Submitter};
+use crate::state::launch as launch_right;
 use crate::state::{Contact, Intent, Intents, Outcome, Role, StateDir, StateError, intent};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -25,6 +26,9 @@ const OWN_QUEUE_INTERVAL: Duration = Duration::from_millis(500);
 /// had no answer.
 const ABSENT_FOR: Duration = Duration::from_secs(60);
 const AMBIGUOUS_FOR: Duration = Duration::from_secs(600);
+/// What was about to be submitted by somebody who has died since may still be on its way for so long. One that comes
+/// later leaves as soon as it starts.
+const ORPHANED_FOR: Duration = Duration::from_secs(10);
 /// Of a job that ended at once, for its last words to reach a file server.
 const LAST_LOOKS: u32 = 10;
 
@@ -269,6 +273,9 @@ impl<'a> Follower<'a> {
     async fn on_absent(&mut self) -> Result<(), JobError> {
         let (job, patience) = match self.intent()?.map(|intent| intent.outcome) {
             Some(Outcome::Submitted { job }) => (job, ABSENT_FOR),
+            Some(Outcome::Intended) if !launch_right::is_under_way(self.state.path())? => {
+                (String::new(), ORPHANED_FOR)
+            }
             _ => (String::new(), AMBIGUOUS_FOR),
         };
         if self.last_seen.elapsed() >= patience {

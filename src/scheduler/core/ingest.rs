@@ -3,6 +3,7 @@
 use super::states::first_line;
 use super::task::TaskState;
 use super::{Class, Core, Family, GraphState};
+use crate::config::display_size;
 use crate::graph::{Columns, GraphId, Key, Op, Resources, TaskId};
 use crate::protocol::{Counts, GraphOptions, RefusalKind, Reply, RequestId};
 use crate::scheduler::event::Action;
@@ -99,10 +100,11 @@ impl Core {
         for (_, name) in &part.columns.names {
             match Key::named(name) {
                 Err(error) => return usage(error.to_string()),
-                Ok(_) if self.name_is_taken(name) => {
-                    return usage(format!("there is an unfinished task named '{name}' already"));
+                Ok(_) => {
+                    if let Some(task) = self.unfinished_of_name(name) {
+                        return usage(format!("there is an unfinished task named '{name}' already: {task}"));
+                    }
                 }
-                Ok(_) => {}
             }
         }
         Ok(())
@@ -145,9 +147,9 @@ impl Core {
             ));
         }
         if shape.memory > 0 && needs.memory > shape.memory {
-            let (has, wants) = (shape.memory, needs.memory);
+            let (has, wants) = (display_size(shape.memory), display_size(needs.memory));
             return Some(format!(
-                "a task wants {wants} bytes of memory, and workers of this cluster have {has}: see `up --memory`"
+                "a task wants {wants} of memory, and workers of this cluster have {has}: see `up --memory`"
             ));
         }
         let has = |name: &str| shape.named.iter().find(|(n, _)| n == name).map_or(0, |(_, count)| *count);
@@ -156,9 +158,9 @@ impl Core {
     }
 
     /// A name may be used again once the task that has it is settled.
-    fn name_is_taken(&self, name: &str) -> bool {
-        let holder = self.names.get(name).and_then(|task| self.state(*task));
-        holder.is_some_and(|state| !state.is_settled())
+    fn unfinished_of_name(&self, name: &str) -> Option<TaskId> {
+        let task = *self.names.get(name)?;
+        self.state(task).filter(|state| !state.is_settled()).map(|_| task)
     }
 
     /// Takes a checked part in. Also the way in of replay.

@@ -31,7 +31,7 @@ mod workers;
 use super::event::{Action, Event, JournalSeq, PeerId, Time};
 use super::record::{Fate, Record};
 use crate::graph::{GraphId, Resources, TaskId};
-use crate::protocol::{Counts, Epoch, Execution, PendingOutput, RequestId};
+use crate::protocol::{Counts, Epoch, Execution, PendingOutput, RequestId, SchedulerReport};
 use allocations::Allocations;
 use clients::Clients;
 use fast::FastMap;
@@ -74,6 +74,8 @@ pub struct CoreConfig {
     pub keep_settled: u64,
     /// A graph whose stream broke off is sealed after this long.
     pub stream_timeout: Duration,
+    /// Where this scheduler runs: only for people.
+    pub scheduler: SchedulerReport,
 }
 
 impl Default for CoreConfig {
@@ -95,6 +97,7 @@ impl Default for CoreConfig {
             poll_interval: Duration::from_secs(30),
             keep_settled: 2_000_000,
             stream_timeout: Duration::from_secs(60),
+            scheduler: SchedulerReport::default(),
         }
     }
 }

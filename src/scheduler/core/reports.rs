@@ -4,8 +4,8 @@ use super::roster::Presence;
 use super::{Core, task::TaskState};
 use crate::graph::{GraphId, Key, TaskId};
 use crate::protocol::{
-    Counts, MAX_LISTED, RefusalKind, Reply, StatusReport, TaskReport, TaskStateName, WorkerReport,
-    WorkerStateName,
+    Counts, MAX_LISTED, RefusalKind, Reply, SchedulerReport, StatusReport, TaskReport, TaskStateName,
+    WorkerReport, WorkerStateName,
 };
 
 /// Families that `status` names.
@@ -91,6 +91,11 @@ impl Core {
         })
     }
 
+    /// What `status` shows of the scheduler itself, for the shell to fill in: it decides nothing.
+    pub fn scheduler_report(&mut self) -> &mut SchedulerReport {
+        &mut self.config.scheduler
+    }
+
     /// What `status` shows.
     pub fn status(&self) -> StatusReport {
         let mut counts = Counts::default();
@@ -124,6 +129,7 @@ impl Core {
             core_seconds_used: self.allocations.core_seconds().0,
             core_seconds_idle: self.allocations.core_seconds().1,
             uptime_s: self.now.since(self.started).as_secs(),
+            scheduler: self.config.scheduler.clone(),
         }
     }
 }

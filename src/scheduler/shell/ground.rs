@@ -4,7 +4,7 @@ use super::own_job::OwnJob;
 use crate::config::Settings;
 use crate::graph::Resources;
 use crate::net::{Listener, Transport};
-use crate::protocol;
+use crate::protocol::{self, SchedulerReport};
 use crate::scheduler::core::CoreConfig;
 use crate::scheduler::spec::ClusterSpec;
 use crate::state::{ClusterFile, Contact, Holder, Role, StateDir};
@@ -54,7 +54,28 @@ pub(super) fn contact(
     })
 }
 
-pub(super) fn core_config(spec: &ClusterSpec, epoch: u32, first_allocation: u32) -> CoreConfig {
+/// Where this scheduler runs, for people.
+pub(super) fn scheduler_report(
+    state: &StateDir,
+    spec: &ClusterSpec,
+    job: Option<&OwnJob>,
+) -> SchedulerReport {
+    SchedulerReport {
+        host: crate::net::listen::host_name().unwrap_or_default(),
+        pid: std::process::id(),
+        job: job.map_or(String::new(), |job| job.id.clone()),
+        queue: job.map_or(String::new(), |job| spec.scheduler_job(state, &job.name).queue),
+        ends_unix: job.map_or(0, |job| job.ends_unix),
+        ..SchedulerReport::default()
+    }
+}
+
+pub(super) fn core_config(
+    spec: &ClusterSpec,
+    epoch: u32,
+    first_allocation: u32,
+    scheduler: SchedulerReport,
+) -> CoreConfig {
     let settings = &spec.settings;
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     CoreConfig {
@@ -76,6 +97,7 @@ pub(super) fn core_config(spec: &ClusterSpec, epoch: u32, first_allocation: u32)
         max_submits_per_minute: settings.scheduler.submits_per_minute,
         poll_interval: settings.scheduler.poll_interval,
         keep_settled: settings.scheduler.history,
+        scheduler,
         ..CoreConfig::default()
     }
 }

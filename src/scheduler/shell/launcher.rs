@@ -10,7 +10,7 @@ use crate::scheduler::event::{AllocationStatus, Event, SubmitOutcome};
 use crate::scheduler::relay::SUCCESSOR;
 use crate::scheduler::spec::ClusterSpec;
 use crate::scheduler::submit::{Purpose, Submitter};
-use crate::state::{Fence, Role, StateDir, intent};
+use crate::state::{Fence, Role, StateDir, intent, launch};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +29,9 @@ const BREAK: Duration = Duration::from_secs(10);
 const CANCEL_AGAIN: Duration = Duration::from_secs(10);
 /// One whose client is still at it, or whose answer was lost, is looked for soon.
 const YOUNG: Duration = Duration::from_secs(60);
+/// What was to be submitted together with this scheduler, by somebody who has died since, may still be on its way for so
+/// long. One that comes later leaves as soon as it starts.
+const ORPHANED_FOR: Duration = Duration::from_secs(10);
 /// A submit without an answer is looked for so long, by the name of its job.
 const AMBIGUOUS_FOR: Duration = Duration::from_secs(600);
 
@@ -335,23 +338,37 @@ impl Launcher {
         Ok(statuses)
     }
 
-    /// Jobs that whoever brought the cluster up was still to submit, and then didn't.
+    /// Jobs that whoever brought the cluster up was still to submit, and then didn't, or died over it.
     fn never_submitted(&mut self) -> Vec<(AllocationId, String, AllocationStatus)> {
+        if self.jobs.values().all(|job| job.id.is_some()) {
+            return Vec::new();
+        }
         let dir = self.submitter.state.intents_dir();
+        // Where that can't be told, somebody may still be at it.
+        let abandoned = !launch::is_under_way(self.submitter.state.path()).unwrap_or(true);
         let ended = |job: &Job| match intent::read(&dir, &job.name) {
             Ok(Some(intent)) if intent.epoch == 0 && job.id.is_none() => match intent.outcome {
-                intent::Outcome::Ended { job: None, reason } => Some(reason),
+                intent::Outcome::Ended { job: None, reason } => Some((reason, false)),
+                intent::Outcome::Intended if abandoned && job.submitted.elapsed() >= ORPHANED_FOR => {
+                    Some(("whoever was to submit it is gone".to_owned(), true))
+                }
                 _ => None,
             },
             _ => None,
         };
         let nameless = self.jobs.iter().filter(|(_, job)| job.id.is_none());
         let over: Vec<_> = nameless.filter_map(|(id, job)| Some((*id, ended(job)?))).collect();
-        let status = |(id, words)| {
-            self.jobs.remove(&id);
-            (id, String::new(), AllocationStatus::Ended { words, confirmed: true, blameless: false })
-        };
-        over.into_iter().map(status).collect()
+        let mut statuses = Vec::new();
+        for (id, (words, orphaned)) in over {
+            let Some(job) = self.jobs.remove(&id) else { continue };
+            if orphaned {
+                self.settle(&job.name, intent::Outcome::Ended { job: None, reason: words.clone() });
+            }
+            // Nothing is wrong with the job, or with where it was to run, if only its submitter died.
+            let ended = AllocationStatus::Ended { words, confirmed: true, blameless: orphaned };
+            statuses.push((id, String::new(), ended));
+        }
+        statuses
     }
 
     /// The jobs that the batch system knows, by their ids; by their names while some submit has had no answer.

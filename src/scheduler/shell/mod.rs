@@ -24,9 +24,11 @@ use super::spec::ClusterSpec;
 use crate::graph::GraphId;
 use crate::journal::Journal;
 use crate::net::{Frame, Listener};
-use crate::protocol::{FromClient, FromWorker, LeftBehind, PeerKind, RefusalKind, Reply, Request, ToClient};
+use crate::protocol::{
+    FolderReport, FromClient, FromWorker, LeftBehind, PeerKind, RefusalKind, Reply, Request, ToClient,
+};
 use crate::state::lease::{SILENT_AFTER, Standstill};
-use crate::state::{ClusterFile, Fence, Role, StateDir};
+use crate::state::{ClusterFile, Contact, Fence, Role, StateDir, grant};
 use anyhow::{Context as _, bail};
 use launcher::{Command, Launcher};
 use lease::{LeaseKeeper, Pulse};
@@ -67,6 +69,8 @@ pub(crate) enum Incoming {
         reason: String,
     },
     Core(Event),
+    /// What the cluster's folder takes.
+    Folder(FolderReport),
     /// This scheduler must not act any more.
     Fatal(String),
 }
@@ -146,7 +150,8 @@ async fn hold(
     let Seat { state, file, spec, job, listener, fence, clock, lease } = seat;
     let epoch = fence.epoch();
     let mut launcher = Launcher::new(state, &spec, (&fence, lease.pulse()), events.clone())?;
-    let config = ground::core_config(&spec, epoch, launcher.last_allocation() + 1);
+    let scheduler = ground::scheduler_report(state, &spec, job);
+    let config = ground::core_config(&spec, epoch, launcher.last_allocation() + 1, scheduler);
     let (mut core, journal) = resume(state, Replay::new(config, clock.now()), &fence, &clock, &events)?;
     let mut actions = Vec::new();
     core.take_over_allocations(&launcher.asked_for_before(), &mut actions);
@@ -158,12 +163,14 @@ async fn hold(
     // Nothing that can fail comes after this: who sees the contact finds a scheduler.
     let contact = ground::contact(state, &listener, epoch, &file, job)?;
     state.write_contact(&contact)?;
+    announce(state, &contact);
     let _ = lease.contact().set(contact);
     info!("listening {} ms after the claim", clock.now().0 / 1_000_000);
     let (commands, launched) = mpsc::unbounded_channel();
     tokio::spawn(launcher.run(launched));
     let (forgotten, to_forget) = mpsc::unbounded_channel();
-    tokio::spawn(janitor::run(state.clone(), to_forget));
+    let limits = spec.settings.limits.clone();
+    tokio::spawn(janitor::run(state.clone(), limits, to_forget, events.clone()));
     let mut shell = Shell {
         core,
         relay: relay::relay_of(job, clock.now()),
@@ -195,6 +202,16 @@ async fn hold(
     ended
 }
 
+/// Tells bearers of grants where this scheduler is, beside its work: the places are others' file systems.
+fn announce(state: &StateDir, contact: &Contact) {
+    let (state, contact) = (state.clone(), contact.clone());
+    tokio::task::spawn_blocking(move || {
+        for error in grant::announce(&state, &contact) {
+            warn!("a grant's bearer isn't told where this scheduler is: {error}");
+        }
+    });
+}
+
 /// Replays the journal of older epochs, and begins this one's after it.
 fn resume(
     state: &StateDir,
@@ -215,7 +232,8 @@ fn resume(
     if let Some(torn) = &history.torn {
         warn!("{torn}");
     }
-    let core = replay.finish(past::seal_of(&history))?;
+    let mut core = replay.finish(past::seal_of(&history))?;
+    core.scheduler_report().journal_cut = history.torn.as_ref().map_or(String::new(), ToString::to_string);
     let journal = past::begin(state, &history, fence, events)?;
     if history.records > 0 {
         let status = core.status();
@@ -437,6 +455,7 @@ impl Shell {
                 }
                 self.core.handle(now, event, actions);
             }
+            Incoming::Folder(report) => self.core.scheduler_report().folder = report,
             Incoming::Fatal(reason) => bail!("this scheduler must stop: {reason}"),
         }
         Ok(())

@@ -1,12 +1,13 @@
 //! The batch job in which this scheduler runs.
 
-use crate::batch::{Batch, ErrorKind, JobId};
+use crate::batch::{Batch, JobId};
 use crate::scheduler::spec::ClusterSpec;
+use crate::scheduler::submit::Submitter;
 use crate::scheduler::walltime;
 use crate::state::{Contact, Intent, Intents, Outcome, Role, StateDir, intent};
 use std::path::PathBuf;
 use std::time::Duration;
-use tracing::{info, warn};
+use tracing::info;
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
@@ -44,7 +45,7 @@ impl OwnJob {
         })
     }
 
-    /// Why no job can be submitted from here, if that is so: a scheduler that can't is of no use.
+    /// Why no job can be submitted from here, if that is so.
     ///
     /// # Errors
     /// The batch system can't be used.
@@ -53,16 +54,8 @@ impl OwnJob {
         state: &StateDir,
         spec: &ClusterSpec,
     ) -> anyhow::Result<Option<String>> {
-        let batch = batch(state, spec)?;
-        let script = ClusterSpec::job_script(state, &self.name);
-        let Err(error) = batch.may_submit(&script).await else { return Ok(None) };
-        if !matches!(error.kind, ErrorKind::NotInstalled | ErrorKind::Permission) {
-            // Time may mend that.
-            warn!("the batch system has doubts: {error}");
-            return Ok(None);
-        }
-        let host = crate::net::listen::host_name().unwrap_or_default();
-        Ok(Some(format!("{} {host}, where the job runs: {error}", intent::CANT_SUBMIT)))
+        let submitter = Submitter::new(state, spec, 0, Role::Scheduler)?;
+        Ok(submitter.refused_here(Some(&ClusterSpec::job_script(state, &self.name))).await)
     }
 
     /// Writes down that the job has done what it was for, or why it couldn't.

@@ -1,5 +1,6 @@
 //! What a job sees: it looks back at the host that submitted it, and writes that down where both see it.
 
+use crate::batch::{Batch, BatchError, Site};
 use crate::cli::Context;
 use crate::cli::connect::block_on;
 use crate::cli::doctor::state::probe;
@@ -20,6 +21,9 @@ pub struct Question {
     pub addresses: Vec<String>,
     /// Where the cluster's scheduler listens, if there is one; whether anybody accepts is all that is asked.
     pub scheduler: Vec<String>,
+    /// The batch system, and a script of the asking host's to have it check: whether jobs may submit jobs.
+    pub system: String,
+    pub script: PathBuf,
 }
 
 /// What it saw.
@@ -33,6 +37,8 @@ pub struct Seen {
     pub unsure_ms: u64,
     pub addresses: Vec<Tried>,
     pub scheduler: Vec<Tried>,
+    /// Why no job can be submitted from there; empty: as far as can be told, they can.
+    pub submit_trouble: String,
 }
 
 /// One address, with what happened there; empty: it works.
@@ -87,8 +93,15 @@ fn look(at: &Path, question: &Question) -> Result<Seen, CliError> {
         }
         Ok((addresses, scheduler))
     })?;
+    let submit_trouble = block_on(async { Ok(submit_trouble(question).await) })?;
     let host = crate::net::listen::host_name().unwrap_or_default();
-    Ok(Seen { host, state_trouble, ahead_ms, unsure_ms, addresses, scheduler })
+    Ok(Seen { host, state_trouble, ahead_ms, unsure_ms, addresses, scheduler, submit_trouble })
+}
+
+async fn submit_trouble(question: &Question) -> String {
+    let Some(system) = crate::batch::system(&question.system) else { return String::new() };
+    let refused = Batch::new(system, Site::default()).may_submit(&question.script).await.err();
+    refused.filter(BatchError::may_be_the_hosts).map_or(String::new(), |error| error.to_string())
 }
 
 fn tried(address: &str, trouble: Result<(), String>) -> Tried {

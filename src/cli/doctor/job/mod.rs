@@ -1,4 +1,4 @@
-//! What the nodes say: one job of each batch system looks back at this host. Four checks tell what it saw.
+//! What the nodes say: one job of each batch system looks back at this host. Five checks tell what it saw.
 
 pub mod look;
 mod send;
@@ -58,6 +58,11 @@ pub fn clock(ground: &Ground) -> Finding {
     }
 }
 
+/// Whether a scheduler could run in a job: it submits others.
+pub fn submit(ground: &Ground) -> Finding {
+    told(ground, |told| submit_of(&told.seen))
+}
+
 /// Of what each job told. The first check has said why one told nothing.
 fn told(ground: &Ground, of: impl Fn(&Told) -> Finding) -> Finding {
     let findings = ground.jobs().iter().map(|sent| match &sent.told {
@@ -95,6 +100,19 @@ fn state_of(seen: &Seen) -> Finding {
         Exit::Config,
         format!("on {} it doesn't work: {}", seen.host, seen.state_trouble),
         "set `cluster.state_dir` to a directory that this host and the nodes can write",
+    )
+}
+
+fn submit_of(seen: &Seen) -> Finding {
+    if seen.submit_trouble.is_empty() {
+        return Finding::ok(format!(
+            "{} takes jobs for the batch system, so a scheduler can run there",
+            seen.host
+        ));
+    }
+    Finding::warning(
+        format!("no job can be submitted from {}: {}", seen.host, seen.submit_trouble),
+        "`scheduler.place = here` in the site's file keeps schedulers on the host of `up`, without trying a job first",
     )
 }
 

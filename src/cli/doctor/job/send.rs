@@ -12,7 +12,7 @@ use crate::cli::script::template_dir;
 use crate::config::Settings;
 use crate::net::Transport;
 use crate::state::{ClusterId, Role, StateDir, files, identity};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A job of one core and a few minutes that has not started by then tells nothing of the nodes.
@@ -50,7 +50,7 @@ pub async fn send(ground: &Ground, settings: &Settings) -> Result<Told, Finding>
     let templates = Some(template_dir()).filter(|dir| !dir.as_os_str().is_empty());
     let script = Templates::load(templates.as_deref()).and_then(|t| batch.system().render(&spec, &t));
     let script = script.map_err(Finding::error)?;
-    let file = at.join("job.sh");
+    let file = script_file(at);
     files::write_atomic(&file, script.as_bytes()).map_err(Finding::error)?;
     let submitted = Instant::now();
     let job = match batch.submit(&spec, &file).await {
@@ -71,6 +71,10 @@ pub async fn send(ground: &Ground, settings: &Settings) -> Result<Told, Finding>
     }
 }
 
+fn script_file(at: &Path) -> PathBuf {
+    at.join("job.sh")
+}
+
 /// Listens as a scheduler would, and writes down where.
 async fn prepare(ground: &Ground, settings: &Settings, at: &Path) -> Result<(), CliError> {
     let keys = look::identity_dir(at);
@@ -81,7 +85,9 @@ async fn prepare(ground: &Ground, settings: &Settings, at: &Path) -> Result<(), 
     let contact = StateDir::open(&settings.cluster.state_dir, &ground.cluster);
     let contact = contact.and_then(|state| state.read_contact()).ok().flatten();
     let scheduler = contact.map(|contact| contact.addresses).unwrap_or_default();
-    look::write(&look::question_file(at), &Question { addresses: listener.addresses(), scheduler })?;
+    let (addresses, system) = (listener.addresses(), settings.profile.system.clone());
+    let question = Question { addresses, scheduler, system, script: script_file(at) };
+    look::write(&look::question_file(at), &question)?;
     tokio::spawn(async move {
         loop {
             // One that fails is told by whoever connects.

@@ -1,7 +1,7 @@
 //! What jobs saw, and what is said of it.
 
 use super::look::{Seen, Tried};
-use super::{Told, clock_of, route_of, state_of};
+use super::{Told, clock_of, route_of, state_of, submit_of};
 use crate::cli::doctor::finding::{Finding, Verdict};
 use crate::cli::doctor::ground::Ground;
 use crate::cli::exit::Exit;
@@ -25,6 +25,7 @@ fn seen() -> Seen {
             tried("127.0.0.1:4000", "refused"),
         ],
         scheduler: vec![],
+        submit_trouble: String::new(),
     }
 }
 
@@ -99,6 +100,15 @@ fn a_state_directory_that_only_this_host_can_write_is_told_with_the_jobs_words()
     assert_eq!(found.verdict, Verdict::Failed(Exit::Config));
     assert!(found.found.contains("on node7") && found.found.contains("read-only"), "{found:?}");
     assert_eq!(clock_of(&trouble, (0, 0)).verdict, Verdict::Warning);
+}
+
+#[test]
+fn where_jobs_may_not_submit_jobs_schedulers_are_better_off_elsewhere() {
+    assert_eq!(submit_of(&seen()).verdict, Verdict::Ok);
+    let found = submit_of(&Seen { submit_trouble: "sbatch is not on PATH".into(), ..seen() });
+    assert_eq!(found.verdict, Verdict::Warning);
+    assert!(found.found.contains("from node7: sbatch is not on PATH"), "{found:?}");
+    assert!(found.advice.contains("scheduler.place = here"), "{found:?}");
 }
 
 #[test]
