@@ -8,6 +8,7 @@ use super::record::{
 };
 use super::snapshot::{Bodies, Compacted, Confirm};
 use super::writer::{Order, Shared, Writer};
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -84,6 +85,7 @@ impl Journal {
         report: impl FnMut(Progress) + Send + 'static,
     ) -> Result<Self, JournalError> {
         create_dir(dir)?;
+        sync_counted(history)?;
         let header = FileHeader { place: Place::segment(epoch, 0), first_seq: history.next_seq.max(1) };
         let mut segments = Segments::begin(dir, header, options.segment_bytes)?;
         let mut seal = Vec::new();
@@ -202,6 +204,15 @@ impl Drop for Journal {
     fn drop(&mut self) {
         self.join();
     }
+}
+
+/// What was read counts from now on, and is acted on. Whoever wrote the last of it may have died before its sync.
+fn sync_counted(history: &History) -> Result<(), JournalError> {
+    for counted in history.base.iter().chain(&history.segments) {
+        let synced = File::open(&counted.path).and_then(|file| file.sync_data());
+        synced.map_err(|error| JournalError::io("sync", &counted.path, error))?;
+    }
+    Ok(())
 }
 
 /// What an entry takes in the journal.

@@ -161,6 +161,12 @@ impl History {
         counted.map(|file| Sealed { place: file.place, nbytes: file.nbytes }).collect()
     }
 
+    /// The newest epoch of which a file counts.
+    #[must_use]
+    pub fn newest_epoch(&self) -> Option<u32> {
+        self.base.iter().chain(&self.segments).map(|file| file.place.epoch).max()
+    }
+
     /// Bytes of the segments: what was journalled since the snapshot.
     #[must_use]
     pub fn segment_bytes(&self) -> u64 {

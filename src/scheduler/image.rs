@@ -75,7 +75,7 @@ pub struct Base {
     pub next_allocation: u32,
     /// Workers wanted.
     pub target: u32,
-    /// Cancels and scalings that were answered, the oldest first.
+    /// Requests that were answered and go with no graph, the oldest first.
     pub answers: Vec<(RequestId, Answer)>,
     /// Graphs that were settled once, the oldest first: in this order they are forgotten.
     pub history: Vec<GraphId>,
@@ -84,8 +84,22 @@ pub struct Base {
 /// What a changing request was answered with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Answer {
-    Cancelled { tasks: u64 },
-    Scaled { workers: u32 },
-    Unpinned { tasks: u64 },
-    Retried { tasks: u64 },
+    Cancelled {
+        tasks: u64,
+    },
+    Scaled {
+        workers: u32,
+    },
+    Unpinned {
+        tasks: u64,
+    },
+    Retried {
+        tasks: u64,
+    },
+    /// A submit's, of a graph that is forgotten.
+    Forgotten {
+        graph: GraphId,
+        parts: u32,
+        last: (u32, u32),
+    },
 }

@@ -45,3 +45,21 @@ fn a_damaged_journal_is_refused_and_repaired_and_the_rest_of_the_work_is_there()
     sandbox.ok(["down"]);
     sandbox.nothing_runs();
 }
+
+#[test]
+fn a_journal_of_which_the_newest_files_are_gone_is_refused_and_what_is_left_can_be_kept() {
+    let sandbox = Sandbox::new();
+    sandbox.up(1).ok(["submit", "--wait", "--key", "old", "--", "echo", "kept"]);
+    kill_scheduler(&sandbox);
+    sandbox.ok(["submit", "--wait", "--key", "new", "--", "true"]);
+    kill_scheduler(&sandbox);
+    let journal = sandbox.cluster("default").join("journal");
+    let newest = crate::support::sandbox::names(&journal).into_iter().max().unwrap();
+    fs::rename(journal.join(&newest), sandbox.file("kept")).unwrap();
+    sandbox.run(["status"]).exits(78).says(&newest).says("it is gone").says("epoch 2");
+    // A repair keeps the older work.
+    let repaired = sandbox.run(["doctor", "--repair"]).exits(0).text();
+    assert!(repaired.contains("kept: 1 graph"), "{repaired}");
+    assert_eq!(sandbox.ok(["result", "old"]), "kept\n");
+    sandbox.run(["result", "new"]).exits(2);
+}

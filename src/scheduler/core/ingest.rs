@@ -13,8 +13,9 @@ use std::collections::BinaryHeap;
 /// Settled graphs that stay known, whatever their size: each costs a few hundred bytes.
 const MAX_SETTLED_GRAPHS: usize = 100_000;
 
-/// Answers to cancels and scalings that stay known, for repeats. Those of graphs go with their graphs.
-const MAX_ANSWERS: usize = 100_000;
+/// Answers that stay known, for repeats: to cancels, scalings and their like, and to submits of graphs that are
+/// forgotten by now. At three a second that is a day.
+const MAX_ANSWERS: usize = 250_000;
 
 /// What the scheduler keeps of settled graphs' arguments and results, in its memory.
 const MAX_SETTLED_BYTES: u64 = 512 << 20;
@@ -25,6 +26,12 @@ pub(super) enum Answered {
     Graph {
         graph: GraphId,
         parts: Vec<(u32, u32)>,
+    },
+    /// Of a graph that is forgotten: how many parts it had, and the last one's first task and count.
+    Forgotten {
+        graph: GraphId,
+        parts: u32,
+        last: (u32, u32),
     },
     Cancelled {
         tasks: u64,
@@ -86,6 +93,10 @@ impl Core {
             Answered::Graph { graph, parts } => {
                 let (first, tasks) = *parts.get(part.part as usize)?;
                 Some(Reply::Submitted { graph: *graph, first, tasks })
+            }
+            // Earlier parts were acknowledged, or their client would not have sent the last.
+            Answered::Forgotten { graph, parts, last: (first, tasks) } if part.part + 1 == *parts => {
+                Some(Reply::Submitted { graph: *graph, first: *first, tasks: *tasks })
             }
             _ => Some(refuse(RefusalKind::Usage, "this request id was used for something else")),
         }
@@ -319,7 +330,7 @@ impl Core {
         }
     }
 
-    /// Notes the answer to a cancel or a scaling.
+    /// Notes an answer that goes with no graph.
     pub(super) fn note_answer(&mut self, request: RequestId, answered: Answered) {
         if self.requests.insert(request, answered).is_none() {
             self.answers.push_back(request);
@@ -328,6 +339,18 @@ impl Core {
             && let Some(old) = self.answers.pop_front()
         {
             self.requests.remove(&old);
+        }
+    }
+
+    /// A repeat of a submit makes no second graph, though nobody knows the first any more.
+    fn note_forgotten(&mut self, request: RequestId) {
+        if let Some(Answered::Graph { graph, parts }) = self.requests.get(&request)
+            && let Some(last) = parts.last()
+        {
+            let parts = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+            let forgotten = Answered::Forgotten { graph: *graph, parts, last: *last };
+            self.requests.remove(&request);
+            self.note_answer(request, forgotten);
         }
     }
 
@@ -394,7 +417,7 @@ impl Core {
                 self.names.remove(name);
             }
         }
-        self.requests.remove(&graph.request);
+        self.note_forgotten(graph.request);
         // By the rules nobody waits for it; whoever does all the same, waits no more.
         for task in graph.outside_dependents.into_values().flatten() {
             if matches!(self.state(task), Some(TaskState::Waiting { .. })) {

@@ -112,6 +112,9 @@ impl Core {
     fn answer(&self, request: &RequestId) -> Option<Answer> {
         match self.requests.get(request)? {
             Answered::Graph { .. } => None,
+            Answered::Forgotten { graph, parts, last } => {
+                Some(Answer::Forgotten { graph: *graph, parts: *parts, last: *last })
+            }
             Answered::Cancelled { tasks } => Some(Answer::Cancelled { tasks: *tasks }),
             Answered::Retried { tasks } => Some(Answer::Retried { tasks: *tasks }),
             Answered::Scaled { workers } => Some(Answer::Scaled { workers: *workers }),
@@ -352,6 +355,7 @@ impl Core {
                 request,
                 match answer {
                     Answer::Cancelled { tasks } => Answered::Cancelled { tasks },
+                    Answer::Forgotten { graph, parts, last } => Answered::Forgotten { graph, parts, last },
                     Answer::Retried { tasks } => Answered::Retried { tasks },
                     Answer::Scaled { workers } => Answered::Scaled { workers },
                     Answer::Unpinned { tasks } => Answered::Unpinned { tasks },

@@ -340,6 +340,30 @@ fn a_graph_that_later_commands_come_after_is_not_forgotten() {
 }
 
 #[test]
+fn a_submit_that_comes_again_when_its_graph_is_forgotten_makes_no_second_one() {
+    let mut s = Story::with(CoreConfig { keep_settled: 0, ..CoreConfig::default() });
+    s.submit(8, graph(&[(Op::Data, &[])], &[]));
+    s.submit(9, graph(&[(Op::Data, &[])], &[]));
+    assert!(s.journal.contains(&Record::Forgotten { graph: GraphId(1) }));
+    let again = |s: &mut Story| {
+        s.skip();
+        s.submit(8, graph(&[(Op::Data, &[])], &[]));
+        comes!(
+            s,
+            Action::ToClient {
+                message: ToClient { reply: Reply::Submitted { graph: GraphId(1), first: 0, tasks: 1 }, .. },
+                ..
+            }
+        );
+    };
+    again(&mut s);
+    s.restart();
+    again(&mut s);
+    s.core = s.restored(s.core.snapshot());
+    again(&mut s);
+}
+
+#[test]
 fn a_stream_that_goes_on_over_another_link_is_not_given_up() {
     let mut s = Story::new();
     s.submit_part(9, 0, false, graph(&[(kernel(), &[])], &[]));

@@ -1,11 +1,14 @@
 //! The journal as the core's: what older epochs recorded, and this epoch's own records after it.
 
 use super::Incoming;
-use crate::journal::{Body, Compacted, Entry, History, Journal, JournalError, Options, Progress, read_all};
+use crate::journal::record::Place;
+use crate::journal::{
+    Body, Compacted, Damage, Entry, History, Journal, JournalError, Options, Progress, read_all,
+};
 use crate::protocol::LeftBehind;
 use crate::scheduler::event::{Event, JournalSeq};
 use crate::scheduler::record::{self, Record, RecordError};
-use crate::state::{Fence, StateDir, outbox};
+use crate::state::{Fence, StateDir, epoch, outbox};
 use std::path::PathBuf;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
@@ -25,7 +28,7 @@ pub enum PastError {
 pub fn read(state: &StateDir, mut each: impl FnMut(Record)) -> Result<History, PastError> {
     let dir = state.journal_dir();
     let mut refused = None;
-    let history = read_all(&dir, |found| {
+    let mut history = read_all(&dir, |found| {
         if refused.is_none() {
             match Record::decode(found.kind, found.version, found.body) {
                 Ok(record) => each(record),
@@ -35,8 +38,28 @@ pub fn read(state: &StateDir, mut each: impl FnMut(Record)) -> Result<History, P
     })?;
     match refused {
         Some((seq, source)) => Err(PastError::Record { seq, dir: dir.display().to_string(), source }),
-        None => Ok(history),
+        None => {
+            if history.damage.is_none() {
+                history.damage = missing(state, &history);
+            }
+            Ok(history)
+        }
     }
+}
+
+/// The files of the newest epochs may be gone without a trace in the others. But a scheduler that wrote the contact
+/// file had begun its journal.
+fn missing(state: &StateDir, history: &History) -> Option<Damage> {
+    let contact = state.read_contact().ok()??;
+    let file = state.read_cluster().ok()??;
+    let claimed = epoch::highest(state.path()).ok()??;
+    let has_begun = contact.life == file.life && contact.epoch <= claimed;
+    if !has_begun || history.newest_epoch() >= Some(contact.epoch) {
+        return None;
+    }
+    let path = state.journal_dir().join(Place::segment(contact.epoch, 0).file_name());
+    let reason = format!("it is gone, and contact.toml says that epoch {} had begun it", contact.epoch);
+    Some(Damage { path, offset: 0, reason })
 }
 
 /// What workers of this life of the cluster left behind, with the files that have it. What can't be read stays.
