@@ -276,6 +276,8 @@ pub const EXPECTED: &[&str] = &[
     "to worker: Peers",
     "to worker: Place",
     "to worker: Refused",
+    "to worker: Replicate",
+    "to worker: Strike",
     "to worker: Welcome",
     "worker action: Discard",
     "worker action: Exit",

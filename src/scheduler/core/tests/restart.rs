@@ -44,7 +44,7 @@ fn a_value_that_is_freed_because_its_holder_denied_it_is_not_taken_for_held_by_t
     let completions = vec![Completion { execution: execution(task(1, 1), 1, 1), nanos: 1, outcome }];
     let holds = vec![Holding { task: task(1, 0), nbytes: 8 }];
     s.register(2, Registration { holds, completions, ..registration("w") });
-    let freed = |action: &Action| matches!(action, Action::ToWorker { message: ToWorker::Free(_), .. });
+    let freed = |action: &Action| matches!(action, Action::ToWorker { message: ToWorker::Strike(_), .. });
     assert!(s.out.iter().any(freed));
     assert_ne!(s.state(task(1, 0)), "held");
 }
