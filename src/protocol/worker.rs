@@ -241,6 +241,8 @@ pub enum ToWorker {
     },
     Cancel(#[serde(with = "compact")] Vec<Execution>),
     Free(#[serde(with = "compact")] Vec<TaskId>),
+    /// Others couldn't get these values from this worker: free them, and say that they are lost.
+    Strike(Vec<TaskId>),
     /// Fetch these values from one of their holders, and hold them too.
     Replicate(Vec<(TaskId, Vec<WorkerIndex>)>),
     /// Nobody will name this graph again.

@@ -165,13 +165,19 @@ impl World {
 
     /// A wanted value is with every worker that it is said to be with, and is right.
     fn judge_value(&self, report: &TaskReport, expected: u64) -> Result<(), String> {
-        let holder = report.holders.first().ok_or("nobody holds its value")?;
-        let host = self.host_by_address(holder).ok_or_else(|| format!("there is no worker at {holder:?}"))?;
-        match self.hosts[host].store.get(&report.task) {
-            Some(value) if *value == expected => Ok(()),
-            Some(_) => Err("its value is wrong".into()),
-            None => Err(format!("worker {host} doesn't have its value")),
+        if report.holders.is_empty() {
+            return Err("nobody holds its value".into());
         }
+        for holder in &report.holders {
+            let host =
+                self.host_by_address(holder).ok_or_else(|| format!("there is no worker at {holder:?}"))?;
+            match self.hosts[host].store.get(&report.task) {
+                Some(value) if *value == expected => {}
+                Some(_) => return Err("its value is wrong".into()),
+                None => return Err(format!("worker {host} doesn't have its value")),
+            }
+        }
+        Ok(())
     }
 
     fn judge_error(&self, task: &Planned, report: &TaskReport) -> Result<(), String> {

@@ -4,8 +4,9 @@
 use super::faults::Fault;
 use super::graphs::{self, FAILS, FLAKY, SLOW, command_output, kernel_value, read_args};
 use super::happening::Happening;
-use super::host::{DEATH_TIMEOUT, Incoming, KILL_GRACE_MS};
+use super::host::{DEATH_TIMEOUT, Host, Incoming, KILL_GRACE_MS};
 use super::random::digest_bytes;
+use super::server::Server;
 use super::truth::{End, Run};
 use super::world::World;
 use crate::graph::{Op, TaskId};
@@ -51,7 +52,13 @@ impl World {
                 self.judge_start(host, key, execution, spec.at_most_once);
             }
             _ => match self.gather(host, inputs) {
-                Ok(values) => running.value = kernel_value(key, &values),
+                Ok(values) => {
+                    running.value = kernel_value(key, &values);
+                    let runs = |h: &Host| h.is_alive && h.runs.keys().any(|e| e.task == execution.task);
+                    if self.hosts.iter().any(runs) {
+                        self.count("kernels", "started while they ran elsewhere");
+                    }
+                }
                 Err(lost) => {
                     let outcome = Outcome::InputsMissing(vec![MissingInput::new(lost)]);
                     self.host_takes(host, Incoming::Core(Event::ValueLost { task: lost }));
@@ -109,6 +116,18 @@ impl World {
         }
         if again {
             self.count("commands", "started again");
+        }
+    }
+
+    /// What a registration says to run, and goes on under a later scheduler.
+    pub fn count_adopted(&mut self, server: &Server, ran: &[Execution]) {
+        for execution in ran.iter().filter(|execution| execution.epoch.0 < server.life) {
+            let is_taken = server.core.current_execution(execution.task) == Some(*execution);
+            let run = self.hosts.iter().find_map(|host| host.runs.get(execution));
+            if let (true, Some(run)) = (is_taken, run) {
+                let what = if run.is_command { "commands" } else { "kernels" };
+                self.count(what, "gone on with under a later scheduler");
+            }
         }
     }
 

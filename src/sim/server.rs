@@ -228,12 +228,15 @@ impl World {
                 if server.relay.hear(&event, now).is_some() {
                     self.count("relay", "successors' jobs that came to nothing");
                 }
+                let mut ran = Vec::new();
                 if let Event::FromWorker { message: FromWorker::Register(registration), .. } = &event {
                     server.known.insert(registration.allocation);
+                    ran.clone_from(&registration.runs);
                 }
                 let is_heartbeat =
                     matches!(event, Event::FromWorker { message: FromWorker::Heartbeat { .. }, .. });
                 server.core.handle(now, event, &mut out);
+                self.count_adopted(&server, &ran);
                 if !is_heartbeat {
                     server.core.check();
                 }

@@ -223,7 +223,7 @@ impl Core {
     /// A worker holds a value that it didn't report as the result of an assigned execution.
     pub(super) fn on_replica(&mut self, worker: WorkerIndex, holding: Holding) {
         let task = holding.task;
-        if self.outbox.has_struck(worker, task) {
+        if self.workers.get(worker).is_some_and(|worker| worker.struck.contains(&task)) {
             return;
         }
         match self.state(task) {
@@ -240,6 +240,14 @@ impl Core {
             }
             // Its only holder was lost, and comes back before the value is made again.
             Some(TaskState::Ready | TaskState::Waiting { .. }) if self.was_finished(task) => {
+                self.update(task, |record| record.nbytes = holding.nbytes);
+                self.finish(task, TaskState::Held { worker });
+            }
+            // So it does, and it is being made again: no more.
+            Some(TaskState::Assigned { worker: maker }) if self.was_finished(task) => {
+                if let Some(execution) = self.execution(task) {
+                    self.outbox.cancel(maker, execution);
+                }
                 self.update(task, |record| record.nbytes = holding.nbytes);
                 self.finish(task, TaskState::Held { worker });
             }
@@ -269,8 +277,7 @@ impl Core {
         let dependencies = self.dependencies(task);
         for input in missing.iter().filter(|input| ours && dependencies.contains(&input.task)) {
             for holder in &input.denied {
-                self.outbox.strike(*holder, input.task);
-                self.strike_off(input.task, *holder);
+                self.strike(input.task, *holder);
             }
             for holder in &input.unreachable {
                 self.workers.blame_route(worker, *holder);
@@ -304,9 +311,18 @@ impl Core {
             if !which(&self.workers, holder) {
                 continue;
             }
-            self.outbox.strike(holder, input);
-            self.strike_off(input, holder);
+            self.strike(input, holder);
         }
+    }
+
+    /// Others couldn't get the value from this worker: it counts as lost there, and the worker lets go of it. Until it
+    /// says so, whatever it reports of it is older than that.
+    fn strike(&mut self, task: TaskId, holder: WorkerIndex) {
+        self.outbox.strike(holder, task);
+        if let Some(holder) = self.workers.get_mut(holder) {
+            holder.struck.insert(task);
+        }
+        self.strike_off(task, holder);
     }
 
     /// It ended well after so long.

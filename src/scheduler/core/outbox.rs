@@ -5,7 +5,7 @@ use crate::graph::{GraphId, Op, TaskId};
 use crate::protocol::{Assignment, Execution, PendingOutput, ToWorker, WorkerIndex};
 use crate::scheduler::event::{Action, JournalSeq, PeerId};
 use crate::scheduler::record::Record;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Assignments of one message: with arguments and inline inputs they must fit a frame.
 const MAX_ASSIGNMENTS: usize = 256;
@@ -31,8 +31,8 @@ struct Letter {
     free: Vec<TaskId>,
     /// To be fetched from these.
     replicate: Vec<(TaskId, Vec<WorkerIndex>)>,
-    /// Of those, what counts as lost: a listing that is older than this message doesn't bring it back.
-    struck: BTreeSet<TaskId>,
+    /// To be freed although they are needed: nobody could get them from this worker.
+    strike: Vec<TaskId>,
     /// Of forgotten graphs: they go once it is durable that nobody will name them.
     free_forgotten: Vec<TaskId>,
 }
@@ -79,15 +79,8 @@ impl Outbox {
         self.letter(worker).replicate.push((task, holders));
     }
 
-    /// Freed although it is needed, because nobody could get it from this worker.
     pub fn strike(&mut self, worker: WorkerIndex, task: TaskId) {
-        let letter = self.letter(worker);
-        letter.free.push(task);
-        letter.struck.insert(task);
-    }
-
-    pub fn has_struck(&self, worker: WorkerIndex, task: TaskId) -> bool {
-        self.letters.get(&worker).is_some_and(|letter| letter.struck.contains(&task))
+        self.letter(worker).strike.push(task);
     }
 
     pub fn free_forgotten(&mut self, worker: WorkerIndex, task: TaskId) {
@@ -130,6 +123,9 @@ impl Core {
         let so_far = self.everything_so_far();
         if !letter.free.is_empty() {
             send(ToWorker::Free(letter.free), None);
+        }
+        if !letter.strike.is_empty() {
+            send(ToWorker::Strike(letter.strike), None);
         }
         if !letter.free_forgotten.is_empty() {
             send(ToWorker::Free(letter.free_forgotten), so_far);

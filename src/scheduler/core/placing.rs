@@ -66,8 +66,9 @@ impl Core {
     fn next_ready(&mut self, class: usize) -> Option<TaskId> {
         loop {
             let task = self.classes[class].ready.peek()?.0;
-            // One that is awaited comes back to the queue when nobody has brought its value.
-            if self.state(task) == Some(TaskState::Ready) && !self.is_awaited(task) {
+            // One whose value is awaited, or its end, comes back to the queue when nobody has brought that.
+            let is_ready = self.state(task) == Some(TaskState::Ready) && !self.is_awaited(task);
+            if is_ready && !self.hold_back(task) {
                 return Some(task);
             }
             self.classes[class].ready.pop();

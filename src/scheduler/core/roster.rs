@@ -32,6 +32,9 @@ pub(super) struct Worker {
     pub leaving: bool,
     pub assigned: FastSet<TaskId>,
     pub holds: FastSet<TaskId>,
+    /// Values that it was told to let go of over this link, and hasn't said to have lost yet: what it says of them is
+    /// older than that.
+    pub struck: FastSet<TaskId>,
     pub cores_assigned: u32,
     pub memory_assigned: u64,
     pub named_assigned: HashMap<String, u32>,
@@ -126,6 +129,7 @@ impl Workers {
             leaving: false,
             assigned: FastSet::default(),
             holds: FastSet::default(),
+            struck: FastSet::default(),
             cores_assigned: 0,
             memory_assigned: 0,
             named_assigned: HashMap::new(),
@@ -149,6 +153,7 @@ impl Workers {
         self.by_allocation.entry(registration.allocation).or_default().insert(index);
         worker.registration = registration;
         self.broken_routes.retain(|(from, to)| *from != index && *to != index);
+        worker.struck.clear();
         worker.knows_ops.clear();
         worker.knows_peers.clear();
         self.reload(index);

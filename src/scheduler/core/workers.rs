@@ -42,7 +42,10 @@ impl Core {
             }
             FromWorker::ValuesLost(tasks) => {
                 for task in tasks {
-                    self.strike_off(task, worker);
+                    let is_answer = self.workers.get_mut(worker).is_some_and(|w| w.struck.remove(&task));
+                    if !is_answer {
+                        self.strike_off(task, worker);
+                    }
                 }
             }
             FromWorker::Placed { execution, outcome } => self.on_placed(worker, execution, outcome),
@@ -91,7 +94,10 @@ impl Core {
         out.push(Action::ToWorker { peer, message: welcome, after: None });
         self.on_worker_started(index);
         self.settle_registration(index, &holds, &runs, completions);
-        self.ask_to_leave_again(index, out);
+        // It was told before, but the message may have been lost with the link.
+        if let Some((reason, now)) = self.reason_to_leave(index) {
+            self.ask_to_leave(index, reason, now, out);
+        }
     }
 
     /// The worker takes nothing more and ends, `now` or when what it runs has ended. One that is lost is told when it
@@ -110,15 +116,14 @@ impl Core {
         }
     }
 
-    /// It was told before, but the message may have been lost with the link.
-    fn ask_to_leave_again(&mut self, index: WorkerIndex, out: &mut Vec<Action>) {
-        let Some(worker) = self.workers.get(index) else { return };
+    /// Why the worker isn't wanted, if so, and whether that can't wait for what it runs.
+    fn reason_to_leave(&self, index: WorkerIndex) -> Option<(&'static str, bool)> {
+        let worker = self.workers.get(index)?;
         let given_up = self.allocations.is_superseded(worker.registration.allocation);
         if self.going_down.as_ref().is_some_and(|down| down.left) {
-            self.ask_to_leave(index, "the cluster goes down", true, out);
-        } else if given_up || worker.leaving {
-            self.ask_to_leave(index, "scaled down", false, out);
+            return Some(("the cluster goes down", true));
         }
+        (given_up || worker.leaving).then_some(("scaled down", false))
     }
 
     fn reason_to_refuse(&self, registration: &Registration) -> Option<String> {

@@ -281,23 +281,28 @@ impl Core {
         self.settle_doubts(out);
         self.start_runnable(out);
         if self.welcomed {
-            if !self.lost.is_empty() {
-                let lost = std::mem::take(&mut self.lost).into_iter().collect();
-                out.push(Action::Send(FromWorker::ValuesLost(lost)));
-            }
-            if !self.replicas.is_empty() {
-                out.push(Action::Send(FromWorker::Replicas(std::mem::take(&mut self.replicas))));
-            }
-            if !self.finished.is_empty() {
-                let parts = parts_of(std::mem::take(&mut self.finished));
-                out.extend(parts.into_iter().map(|part| Action::Send(FromWorker::Finished(part))));
-            }
+            self.report(out);
             if now >= self.next_heartbeat {
                 self.beat(out);
             }
         }
         self.watch_contact(out);
         self.finish_leaving(out);
+    }
+
+    /// Tells what there is to tell. What is lost comes last: it may have been told of as held in the same round.
+    fn report(&mut self, out: &mut Vec<Action>) {
+        if !self.replicas.is_empty() {
+            out.push(Action::Send(FromWorker::Replicas(std::mem::take(&mut self.replicas))));
+        }
+        if !self.finished.is_empty() {
+            let parts = parts_of(std::mem::take(&mut self.finished));
+            out.extend(parts.into_iter().map(|part| Action::Send(FromWorker::Finished(part))));
+        }
+        if !self.lost.is_empty() {
+            let lost = std::mem::take(&mut self.lost).into_iter().collect();
+            out.push(Action::Send(FromWorker::ValuesLost(lost)));
+        }
     }
 
     /// When to call again with a tick, if nothing happens before.
@@ -380,6 +385,14 @@ impl Core {
                 for task in tasks {
                     self.free_value(task, out);
                 }
+            }
+            ToWorker::Strike(tasks) => {
+                // Whatever was to be told of them comes before the answer.
+                self.report(out);
+                for task in &tasks {
+                    self.free_value(*task, out);
+                }
+                out.push(Action::Send(FromWorker::ValuesLost(tasks)));
             }
             ToWorker::Replicate(values) => {
                 for (task, holders) in values {

@@ -380,6 +380,39 @@ fn a_value_that_can_not_be_fetched_to_be_held_is_told_of() {
     s.quiet();
 }
 
+#[test]
+fn a_value_that_is_to_go_is_told_of_as_lost_after_all_that_was_told_of_it() {
+    let mut s = Story::new();
+    s.hear(ToWorker::Peers(vec![(WorkerIndex(1), vec!["w1".into()])]));
+    s.hear(ToWorker::Replicate(vec![(task(7), vec![WorkerIndex(1)])]));
+    comes!(s, Action::Fetch { .. });
+    // All in one round: it comes, is to go, and is to come again.
+    let again = ToWorker::Replicate(vec![(task(7), vec![WorkerIndex(1)])]);
+    let strike = ToWorker::Strike(vec![task(7), task(8)]);
+    s.tell_all(vec![
+        Event::Fetched { task: task(7), nbytes: 8 },
+        Event::FromScheduler(strike),
+        Event::FromScheduler(again),
+    ]);
+    comes!(s, Action::Send(FromWorker::Replicas(told)) if told[0].task == task(7));
+    comes!(s, Action::Free(of) if of == task(7));
+    comes!(s, Action::Send(FromWorker::ValuesLost(lost)) if lost == [task(7), task(8)]);
+    comes!(s, Action::Fetch { task: of, .. } if of == task(7));
+    s.quiet();
+}
+
+#[test]
+fn a_value_that_comes_and_is_lost_in_one_round_is_lost() {
+    let mut s = Story::new();
+    s.hear(ToWorker::Peers(vec![(WorkerIndex(1), vec!["w1".into()])]));
+    s.hear(ToWorker::Replicate(vec![(task(7), vec![WorkerIndex(1)])]));
+    comes!(s, Action::Fetch { .. });
+    s.tell_all(vec![Event::Fetched { task: task(7), nbytes: 8 }, Event::ValueLost { task: task(7) }]);
+    comes!(s, Action::Send(FromWorker::Replicas(_)));
+    comes!(s, Action::Send(FromWorker::ValuesLost(lost)) if lost == [task(7)]);
+    s.quiet();
+}
+
 /// The indexes of the tasks that are to run now.
 fn started(story: &mut Story) -> Vec<u32> {
     let mut indexes = Vec::new();

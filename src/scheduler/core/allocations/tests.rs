@@ -1,9 +1,10 @@
 //! Allocations asked for, refused, ended, and what their workers are told.
 
+use super::answers::AMBIGUOUS_FOR;
 use super::*;
 use crate::protocol::{FromWorker, Registration, ToWorker, WorkerId};
 use crate::scheduler::core::CoreConfig;
-use crate::scheduler::event::{Event, PeerId};
+use crate::scheduler::event::{AllocationStatus, Event, JournalSeq, PeerId, SubmitOutcome};
 
 const POLL: Duration = Duration::from_secs(30);
 
@@ -152,4 +153,73 @@ fn a_worker_says_more_than_the_silence_of_the_queue() {
         );
         assert_eq!(submits(&handle(&mut core, now, polled(1, AllocationStatus::Absent))), [0; 0]);
     }
+}
+
+fn pending() -> AllocationStatus {
+    let (reason, words) = ("Priority".to_owned(), "(Priority)".to_owned());
+    AllocationStatus::Pending { reason, words, start_estimate_unix: 0, never: false }
+}
+
+fn intents(out: &[Action]) -> Vec<u32> {
+    let intent = |action: &Action| match action {
+        Action::Persist { record: Record::Intent { allocation }, .. } => Some(allocation.0),
+        _ => None,
+    };
+    out.iter().filter_map(intent).collect()
+}
+
+/// A new scheduler for two workers, whose allocations were asked for together with it.
+fn core_that_takes_over() -> Core {
+    let mut core = core(2);
+    let mut out = Vec::new();
+    core.take_over_allocations(&[AllocationId(1), AllocationId(2)], &mut out);
+    core.check();
+    assert_eq!(intents(&out), [1, 2]);
+    assert_eq!(out.len(), 2, "nothing else is known of them: {out:?}");
+    core
+}
+
+#[test]
+fn allocations_that_were_asked_for_before_are_taken_over_once() {
+    let mut core = core_that_takes_over();
+    let mut out = Vec::new();
+    core.take_over_allocations(&[AllocationId(2), AllocationId(1)], &mut out);
+    assert_eq!(out, [], "they are known");
+    let out = handle(&mut core, Time::from_secs(1), Event::Tick);
+    assert_eq!(out, [Action::Poll], "nothing is asked for on a guess");
+    assert_eq!(core.allocations_to_ask_about(), [AllocationId(1), AllocationId(2)]);
+    let both = [1, 2].map(|id| (AllocationId(id), id.to_string(), pending()));
+    assert_eq!(handle(&mut core, Time::from_secs(2), Event::Polled(both.into())), []);
+    let out = handle(&mut core, Time::from_secs(3), polled(1, over(true)));
+    assert_eq!(intents(&out), [0; 0], "it ended without a worker: that is waited a little for");
+    let now = core.allocations.backoff_until;
+    assert_eq!(submits(&handle(&mut core, now, Event::Tick)), [3], "their numbers are taken");
+}
+
+#[test]
+fn a_worker_of_an_allocation_that_was_taken_over_is_welcome_before_the_batch_system_tells_of_it() {
+    let mut core = core_that_takes_over();
+    let out = handle(&mut core, Time::from_secs(1), register(1, 2, 1));
+    assert!(!refused(&out) && !told_to_leave(&out));
+    let out = handle(&mut core, Time::from_secs(2), polled(1, pending()));
+    assert_eq!(submits(&out), [0; 0]);
+    assert_eq!((core.pending_workers(), core.running_workers()), (1, 1));
+}
+
+#[test]
+fn allocations_that_the_journal_has_given_up_are_not_taken_over() {
+    let records = [
+        Record::Intent { allocation: AllocationId(1) },
+        Record::GivenUp { allocations: vec![AllocationId(1)] },
+        Record::Intent { allocation: AllocationId(2) },
+        Record::AllocationOver { allocation: AllocationId(2) },
+    ];
+    let mut core =
+        Core::replay(CoreConfig::default(), Time::default(), records, JournalSeq(4)).expect("sound records");
+    let mut out = Vec::new();
+    core.take_over_allocations(&[AllocationId(1), AllocationId(2)], &mut out);
+    core.check();
+    assert_eq!(out, []);
+    assert_eq!(core.allocations.given_up(), [AllocationId(1)]);
+    assert_eq!(core.allocations_to_ask_about(), [AllocationId(1)]);
 }

@@ -1,6 +1,7 @@
 //! A new scheduler that starts from the records of an old one.
 
 use super::*;
+use std::time::Duration;
 
 #[test]
 fn a_retried_failure_that_is_reported_again_counts_once() {
@@ -44,7 +45,7 @@ fn a_value_that_is_freed_because_its_holder_denied_it_is_not_taken_for_held_by_t
     let completions = vec![Completion { execution: execution(task(1, 1), 1, 1), nanos: 1, outcome }];
     let holds = vec![Holding { task: task(1, 0), nbytes: 8 }];
     s.register(2, Registration { holds, completions, ..registration("w") });
-    let freed = |action: &Action| matches!(action, Action::ToWorker { message: ToWorker::Free(_), .. });
+    let freed = |action: &Action| matches!(action, Action::ToWorker { message: ToWorker::Strike(_), .. });
     assert!(s.out.iter().any(freed));
     assert_ne!(s.state(task(1, 0)), "held");
 }
@@ -262,14 +263,78 @@ fn values_of_former_workers_that_do_not_come_are_made_again() {
     }
 }
 
+/// A kernel that took so long, and another one that ran when the scheduler died.
+fn one_kernel_runs(seconds: u64) -> Story {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(kernel(), &[]), (kernel(), &[])], &[]));
+    let first = execution(task(1, 0), 1, 1);
+    s.finish(1, Completion { nanos: seconds * 1_000_000_000, ..held(first) });
+    assert_eq!(s.worker_of(task(1, 1)), Some(1));
+    s.restart();
+    s.register(2, registration("v"));
+    assert_eq!(s.state(task(1, 1)), "ready", "nobody may begin what somebody may run");
+    s.skip();
+    s
+}
+
+fn runs_the_second() -> Registration {
+    Registration { runs: vec![execution(task(1, 1), 1, 1)], ..registration("w") }
+}
+
 #[test]
-fn nothing_waits_where_nothing_is_missing() {
+fn a_kernel_that_a_former_worker_runs_goes_on_there() {
+    let mut s = one_kernel_runs(3600);
+    s.wait_secs(44);
+    s.register(1, runs_the_second());
+    let cancelled = |action: &Action| matches!(action, Action::ToWorker { message: ToWorker::Cancel(_), .. });
+    assert!(!s.out.iter().any(cancelled), "{:?}", s.out);
+    assert_eq!(s.core.current_execution(task(1, 1)), Some(execution(task(1, 1), 1, 1)));
+    s.finish(1, held(execution(task(1, 1), 1, 1)));
+    assert_eq!(s.state(task(1, 1)), "held");
+}
+
+#[test]
+fn a_kernel_waits_for_a_former_worker_no_longer_than_it_takes() {
+    for (seconds, waits) in [(1, 1), (20, 20), (3600, 45)] {
+        let mut s = one_kernel_runs(seconds);
+        s.wait_secs(waits - 1);
+        assert_eq!(s.state(task(1, 1)), "ready", "{seconds} s");
+        assert!(s.core.deadline() <= Some(s.now.plus(Duration::from_secs(1))));
+        s.wait_secs(1);
+        assert_eq!(s.worker_of(task(1, 1)), Some(2), "{seconds} s");
+        assert!(s.core.deadline() > Some(s.now));
+    }
+}
+
+#[test]
+fn a_kernel_of_which_nothing_is_known_waits_a_little() {
     let mut s = Story::new();
     s.register(1, registration("w"));
     s.submit(9, graph(&[(kernel(), &[])], &[]));
     s.restart();
     s.register(2, registration("v"));
-    assert_eq!(s.core.assigned_peer(task(1, 0)), Some(PeerId(2)));
+    s.wait_secs(9);
+    assert_eq!(s.state(task(1, 0)), "ready");
+    // What no older scheduler knew of nobody can be running.
+    s.submit(10, graph(&[(kernel(), &[])], &[]));
+    assert_eq!(s.worker_of(task(2, 0)), Some(2));
+    s.register(3, registration("u"));
+    s.wait_secs(1);
+    assert_eq!(s.worker_of(task(1, 0)), Some(3));
+}
+
+#[test]
+fn nothing_waits_once_every_former_worker_has_come_or_is_dead() {
+    for is_dead in [false, true] {
+        let mut s = one_kernel_runs(3600);
+        if is_dead {
+            s.worker_says(7, FromWorker::Dead { id: registration("w").id, verdict: "killed".into() });
+        } else {
+            s.register(1, registration("w"));
+        }
+        assert_eq!(s.state(task(1, 1)), "assigned", "{is_dead}");
+    }
 }
 
 #[test]

@@ -190,3 +190,79 @@ fn a_later_scheduler_knows_which_values_are_pinned() {
     s.restart();
     assert_eq!(s.state(task(1, 0)), "released", "it was let go of, and nothing makes it again");
 }
+
+/// A pinned value that both workers hold, and that the second one doesn't give to the third.
+fn denied_by_the_second() -> Story {
+    let mut s = pinned_value();
+    s.tell(replica(2));
+    s.register(3, registration("w3"));
+    s.submit(
+        10,
+        graph_upon(task(1, 0), &[(kernel(), &[u32::MAX]), (kernel(), &[u32::MAX]), (kernel(), &[u32::MAX])]),
+    );
+    s.sync();
+    s.skip();
+    let consumer = (0..3).map(|index| task(2, index)).find(|task| s.worker_of(*task) == Some(3)).unwrap();
+    let missing = MissingInput { denied: vec![WorkerIndex(1)], ..MissingInput::new(task(1, 0)) };
+    let outcome = Outcome::InputsMissing(vec![missing]);
+    s.finish(3, Completion { execution: execution(consumer, 1, 1), nanos: 1, outcome });
+    s
+}
+
+fn asked_to_hold_it(action: &Action) -> Option<u64> {
+    match action {
+        Action::ToWorker { peer, message: ToWorker::Replicate(_), .. } => Some(peer.0),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_report_that_crosses_the_order_to_let_go_of_a_value_is_not_believed() {
+    let mut s = denied_by_the_second();
+    s.skip_until(|action| {
+        matches!(action, Action::ToWorker { peer: PeerId(2), message: ToWorker::Strike(values), .. } if values[..] == [task(1, 0)])
+    });
+    s.skip();
+    // It said so before it was told to let go.
+    s.tell(replica(2));
+    s.lose(1);
+    assert_ne!(s.state(task(1, 0)), "held", "its only holder is gone");
+}
+
+#[test]
+fn a_worker_that_has_let_go_of_a_value_may_hold_it_again() {
+    let mut s = denied_by_the_second();
+    let asked = s.out.iter().find_map(asked_to_hold_it);
+    assert!(asked.is_some(), "one holder is too few");
+    s.worker_says(2, FromWorker::ValuesLost(vec![task(1, 0)]));
+    s.tell(replica(2));
+    s.lose(1);
+    assert_eq!(s.state(task(1, 0)), "held");
+}
+
+#[test]
+fn a_worker_that_connects_anew_is_believed_again() {
+    let mut s = denied_by_the_second();
+    s.register(
+        4,
+        Registration { holds: vec![Holding { task: task(1, 0), nbytes: 8 }], ..registration("w2") },
+    );
+    s.lose(1);
+    assert_eq!(s.state(task(1, 0)), "held");
+}
+
+#[test]
+fn a_value_that_is_found_while_it_is_made_again_is_made_no_more() {
+    let mut s = pinned_value();
+    s.lose(1);
+    assert_eq!(s.worker_of(task(1, 0)), Some(2), "the only holder is gone");
+    s.skip();
+    s.register(
+        3,
+        Registration { holds: vec![Holding { task: task(1, 0), nbytes: 8 }], ..registration("w1") },
+    );
+    assert_eq!(s.state(task(1, 0)), "held");
+    s.skip_until(|action| {
+        matches!(action, Action::ToWorker { peer: PeerId(2), message: ToWorker::Cancel(_), .. })
+    });
+}
