@@ -87,14 +87,13 @@ impl Journal {
         create_dir(dir)?;
         sync_counted(history)?;
         let header = FileHeader { place: Place::segment(epoch, 0), first_seq: history.next_seq.max(1) };
-        let mut segments = Segments::begin(dir, header, options.segment_bytes)?;
         let mut seal = Vec::new();
         let body = encode_seal(&history.seal());
         let record = Record { seq: header.first_seq, epoch, kind: KIND_SEAL, version: 1, body: &body };
         if !record::encode(&record, &mut seal) {
             return Err(JournalError::TooLong { nbytes: body.len(), limit: MAX_BODY_BYTES });
         }
-        segments.write(&seal, header.first_seq)?;
+        let segments = Segments::begin(dir, header, &seal, options.segment_bytes)?;
 
         let (sender, receiver) = channel();
         let shared = Arc::new(Shared::new(options.snapshot_bytes, history.segment_bytes()));

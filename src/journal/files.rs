@@ -117,11 +117,19 @@ pub(super) struct Segments {
 }
 
 impl Segments {
-    /// Begins an epoch's first segment.
-    pub fn begin(dir: &Path, header: FileHeader, segment_bytes: u64) -> Result<Segments, JournalError> {
+    /// Begins an epoch's first segment, which comes to its name with these records in it.
+    pub fn begin(
+        dir: &Path,
+        header: FileHeader,
+        records: &[u8],
+        segment_bytes: u64,
+    ) -> Result<Segments, JournalError> {
         debug_assert_eq!(header.place.kind, FileKind::Segment, "a snapshot is written once");
-        let file = Unnamed::create(dir, header)?.publish()?;
-        Ok(Segments { dir: dir.to_owned(), segment_bytes, file, place: header.place, nbytes: 0 })
+        let mut unnamed = Unnamed::create(dir, header)?;
+        let written = unnamed.file.write_all(records);
+        written.map_err(|error| JournalError::io("begin", &path_of(dir, header.place), error))?;
+        let (file, nbytes) = (unnamed.publish()?, records.len() as u64);
+        Ok(Segments { dir: dir.to_owned(), segment_bytes, file, place: header.place, nbytes })
     }
 
     pub fn dir(&self) -> &Path {

@@ -18,7 +18,7 @@ mod tests;
 mod writer;
 
 pub use file::{Entry, Journal, Options, Progress};
-pub use read::{Counted, Damage, Files, History, Torn, read_all, read_from, salvage};
+pub use read::{Counted, Damage, Files, History, Opened, Torn, read_all, read_from, salvage};
 pub use record::{RECORD_OVERHEAD_BYTES, Record};
 pub use repair::begin_after_damage;
 pub use snapshot::{Bodies, Body, Compacted, Confirm};

@@ -92,6 +92,14 @@ pub struct Damaged {
     pub later: usize,
 }
 
+impl Damaged {
+    /// The same, told from so many bytes before.
+    #[must_use]
+    pub fn behind(self, nbytes: usize) -> Damaged {
+        Damaged { offset: self.offset + nbytes, later: self.later + nbytes, ..self }
+    }
+}
+
 /// Appends an encoded record to `out`. `false`: the body is over [`MAX_BODY_BYTES`], and nothing was appended.
 #[must_use]
 pub fn encode(record: &Record<'_>, out: &mut Vec<u8>) -> bool {
@@ -197,7 +205,7 @@ impl<'a> Iterator for Records<'a> {
 
 impl Place {
     #[must_use]
-    pub fn segment(epoch: u32, index: u32) -> Self {
+    pub const fn segment(epoch: u32, index: u32) -> Self {
         Self { epoch, index, kind: FileKind::Segment }
     }
 
@@ -319,13 +327,24 @@ pub(super) fn fits(body: &[u8]) -> bool {
     body.len() <= MAX_BODY_BYTES
 }
 
+/// How long the record at the start of `bytes` says that it is; `None`: nothing that could be a record.
+#[must_use]
+pub fn extent(bytes: &[u8]) -> Option<usize> {
+    let length = usize::try_from(u32::from_le_bytes(*bytes.first_chunk()?)).ok()?;
+    (FIXED_BYTES..=FIXED_BYTES + MAX_BODY_BYTES).contains(&length).then_some(PREFIX_BYTES + length)
+}
+
+/// The record at the start of `bytes` and its length, if it is whole and sound, and the one that `header` tells to be
+/// the first.
+#[must_use]
+pub fn sound(bytes: &[u8], header: FileHeader) -> Option<(Record<'_>, usize)> {
+    decode(bytes).filter(|(record, _)| record.seq == header.first_seq && record.epoch == header.place.epoch)
+}
+
 /// The record at the start of `bytes` and its length, if it is whole and its checksum right.
 fn decode(bytes: &[u8]) -> Option<(Record<'_>, usize)> {
-    let length = usize::try_from(u32::from_le_bytes(*bytes.first_chunk()?)).ok()?;
-    if !(FIXED_BYTES..=FIXED_BYTES + MAX_BODY_BYTES).contains(&length) {
-        return None;
-    }
-    let rest = bytes.get(PREFIX_BYTES..PREFIX_BYTES + length)?;
+    let nbytes = extent(bytes)?;
+    let rest = bytes.get(PREFIX_BYTES..nbytes)?;
     let sum = u32::from_le_bytes(*bytes[4..].first_chunk()?);
     if checksum(&bytes[..4], rest) != sum {
         return None;
@@ -338,7 +357,7 @@ fn decode(bytes: &[u8]) -> Option<(Record<'_>, usize)> {
         version: fixed[13],
         body,
     };
-    Some((record, PREFIX_BYTES + length))
+    Some((record, nbytes))
 }
 
 fn checksum(length: &[u8], rest: &[u8]) -> u32 {

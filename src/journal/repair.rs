@@ -24,7 +24,7 @@ pub fn begin_after_damage(
     files::link_all(dir, aside)?;
     // Without a first record it counts for nothing by itself.
     let header = FileHeader { place: Place::segment(epoch, 0), first_seq: next_seq };
-    Segments::begin(dir, header, u64::MAX)?;
+    Segments::begin(dir, header, &[], u64::MAX)?;
     let stop = AtomicBool::new(false);
     Writing { dir: dir.to_owned(), epoch, index: 0, next_seq, stop: &stop }.run(bodies, confirm)
 }

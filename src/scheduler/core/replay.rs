@@ -109,6 +109,7 @@ impl Replay {
         core.outbox = super::Outbox::default();
         core.await_values();
         core.index_states();
+        core.allocations.note_change();
         // Whoever streamed has to come again.
         let open: Vec<_> = core.graphs.values().filter(|graph| !graph.sealed).map(|graph| graph.id).collect();
         open.into_iter().for_each(|graph| core.stream_broke(graph));
@@ -171,11 +172,14 @@ impl Core {
     fn replay_assigned(&mut self, worker: WorkerId, executions: &[Execution]) {
         let index = self.former_worker(worker, AllocationId(0));
         for execution in executions {
-            if self.state(execution.task).is_some_and(|state| !state.is_settled()) {
-                self.set_execution(*execution);
+            let Some(state) = self.state(execution.task).filter(|state| !state.is_settled()) else {
+                continue;
+            };
+            self.set_execution(*execution);
+            if matches!(state, TaskState::Accepted { .. }) {
                 self.forget_accepted(execution.task);
-                self.set_state(execution.task, TaskState::Assigned { worker: index });
             }
+            self.set_state(execution.task, TaskState::Assigned { worker: index });
         }
     }
 
@@ -189,6 +193,9 @@ impl Core {
     /// A failure is told with all that ended by it and had succeeded once: that was unfinished again when it came.
     fn replay_fates(&mut self, fates: Vec<(Execution, Fate)>) {
         let is_end = |fate: &Fate| matches!(fate, Fate::Erred { .. } | Fate::Cancelled);
+        if !fates.iter().any(|(_, fate)| is_end(fate)) {
+            return fates.into_iter().for_each(|(execution, fate)| self.replay_fate(execution, fate));
+        }
         let ends: Vec<Option<TaskId>> =
             fates.iter().map(|(e, fate)| is_end(fate).then_some(e.task)).collect();
         for (i, (execution, fate)) in fates.into_iter().enumerate() {
@@ -201,12 +208,12 @@ impl Core {
 
     fn replay_fate(&mut self, execution: Execution, fate: Fate) {
         let task = execution.task;
-        if self.state(task).is_none_or(|state| state.is_settled()) {
-            return;
-        }
+        let Some(state) = self.state(task).filter(|state| !state.is_settled()) else { return };
         self.set_execution(execution);
         // Whatever comes after an acceptance ends it.
-        self.forget_accepted(task);
+        if matches!(state, TaskState::Accepted { .. }) {
+            self.forget_accepted(task);
+        }
         let micros = |nanos: u64| u32::try_from(nanos / 1000).unwrap_or(u32::MAX).max(1);
         match fate {
             // Who holds it is not journalled: registrations tell.

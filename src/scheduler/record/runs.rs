@@ -107,8 +107,13 @@ fn write<T: Entry>(list: &[T]) -> Result<Vec<u8>, rmp_serde::encode::Error> {
         let Execution { task, epoch, attempt } = entry.execution();
         (task.graph, epoch, attempt, entry.shape())
     };
-    for run in list.chunk_by(|one, next| common(one) == common(next)) {
-        let (graph, epoch, attempt, shape) = common(&run[0]);
+    let mut rest = list;
+    while let Some(first) = rest.first() {
+        let shared = common(first);
+        let length = rest.iter().position(|entry| common(entry) != shared).unwrap_or(rest.len());
+        let (run, later) = rest.split_at(length);
+        rest = later;
+        let (graph, epoch, attempt, shape) = shared;
         for number in [run.len() as u64, graph.0.into(), epoch.0.into(), attempt.into(), shape as u64] {
             writer.number(number);
         }
@@ -285,6 +290,10 @@ mod tests {
                 }
             }
         }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(10_000) })]
 
         #[test]
         fn harmed_lists_are_refused_or_read_and_never_panic(
