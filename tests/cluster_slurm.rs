@@ -10,11 +10,12 @@ mod support;
 use std::collections::BTreeSet;
 use std::process::Stdio;
 
-use lab::{Lab, ended, in_own_group, read};
+use lab::{Lab, in_own_group, read};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
 use support::eventually_sync;
+use support::process::ended;
 
 /// Tasks that aren't done.
 fn unfinished(status: &Value) -> u64 {
@@ -197,11 +198,9 @@ fn what_is_refused_says_why_and_leaves_nothing() {
     );
     let mut bare = lab.command(support::jobq());
     bare.env("PATH", lab.work()).args(["up", "--queue", "spice", "--wait"]);
-    let output =
-        ended(bare.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap(), "up without Slurm");
-    let words = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(78), "{words}");
-    assert!(words.contains("sbatch is not on PATH"), "{words}");
+    let up = ended(bare.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap(), "up without Slurm");
+    assert_eq!(up.code, Some(78), "{}", up.stderr);
+    assert!(up.stderr.contains("sbatch is not on PATH"), "{}", up.stderr);
     lab.until_empty();
 }
 

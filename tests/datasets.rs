@@ -466,7 +466,14 @@ fn who_has_a_grant_reads_and_changes_nothing_until_it_is_revoked() {
     }
     assert_eq!(sandbox.json(["status"])["cluster"], "default", "the owner is not affected");
     // A copy that everybody can read is not taken.
-    sandbox.ok(["grant", "--read-only", "-o", "bob.grant", "--to", "bob"]);
+    let contact = sandbox.path().join("home/where").display().to_string();
+    sandbox.ok(["grant", "--read-only", "-o", "bob.grant", "--to", "bob", "--contact", &contact]);
+    let mode = fs::metadata(&contact).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o644, "others may read it");
+    assert!(!fs::read_to_string(&contact).unwrap().contains("KEY"), "and there is no secret in it");
+    sandbox.run(["grant", "--read-only", "-o", "x.contact"]).exits(2).says("--contact PATH");
+    sandbox.run(["grant", "--read-only", "-o", "x.grant", "--contact", "no/where"]).exits(78).says("no/");
+    sandbox.run(["revoke", "x"]).exits(78);
     fs::set_permissions(sandbox.file("bob.grant"), fs::Permissions::from_mode(0o644)).unwrap();
     sandbox.run(["status", "--grant", "bob.grant"]).exits(77).says("chmod");
 }

@@ -73,9 +73,7 @@ impl Hosts {
 }
 
 fn skip(test: &str, why: &str) -> Option<Hosts> {
-    let words = format!("skipped: {test}: {why}");
-    assert!(std::env::var("JOBQ_TEST_REQUIRE_ALL").as_deref() != Ok("1"), "{words}");
-    eprintln!("{words}");
+    support::process::skipped(test, why);
     None
 }
 

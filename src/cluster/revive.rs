@@ -13,6 +13,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+/// Connections to schedulers that seemed to live, before something else must be wrong.
+const MAX_TRIES: u32 = 5;
+
 /// A cluster that goes on under another scheduler.
 pub struct Resumed {
     /// The scheduler that died.
@@ -100,15 +103,19 @@ pub async fn connect(
     transport: &Transport,
     reviver: Arc<Reviver>,
 ) -> Result<Client, ClientError> {
-    let unreachable = match Client::connect(state.clone(), transport.clone()).await {
-        Ok(client) => return Ok(client.reviving(reviver)),
-        // Its first scheduler may still be in the queue.
-        Err(error @ ClientError::NotUp { .. }) if job::under_way(state)?.is_some() => error,
-        Err(error @ (ClientError::Unreachable { .. } | ClientError::Link(_))) => error,
-        Err(error) => return Err(error),
-    };
-    match reviver.revive().await? {
-        Revival::Alive => Ok(Client::connect(state.clone(), transport.clone()).await?.reviving(reviver)),
-        Revival::Unreachable => Err(unreachable),
+    let mut tries = 1;
+    loop {
+        let unreachable = match Client::connect(state.clone(), transport.clone()).await {
+            Ok(client) => return Ok(client.reviving(reviver)),
+            // Its first scheduler may still be in the queue.
+            Err(error @ ClientError::NotUp { .. }) if job::under_way(state)?.is_some() => error,
+            Err(error @ (ClientError::Unreachable { .. } | ClientError::Link(_))) => error,
+            Err(error) => return Err(error),
+        };
+        // One that lived a moment ago may just be coming to its end.
+        match reviver.revive().await? {
+            Revival::Alive if tries < MAX_TRIES => tries += 1,
+            Revival::Alive | Revival::Unreachable => return Err(unreachable),
+        }
     }
 }

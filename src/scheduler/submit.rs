@@ -116,11 +116,15 @@ impl Submitter {
         });
         let mut refused = None;
         for script in own.into_iter().chain(written) {
-            match self.batch.may_submit(script).await {
-                Err(error) if error.may_be_the_hosts() => refused = refused.or(Some(error)),
-                // Time may mend that, or it is no matter of the host's.
-                Err(error) => warn!("the batch system has doubts: {error}"),
-                Ok(()) => {}
+            let Err(error) = self.batch.may_submit(script).await else { continue };
+            if error.may_be_the_hosts() {
+                refused = Some(error);
+                break;
+            }
+            warn!("the batch system has doubts: {error}");
+            if matches!(error.kind, ErrorKind::TryAgain | ErrorKind::Ambiguous) {
+                // Time may mend that, and asking again now takes time.
+                break;
             }
         }
         // Of two at the same time, one finds it gone.

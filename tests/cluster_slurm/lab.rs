@@ -6,13 +6,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use super::support::process::{Ended, ended};
 use super::support::slurm::{self, Slurm};
 use super::support::{PATIENCE, eventually_sync, is_alive, jobq};
 
@@ -21,24 +21,6 @@ pub struct Lab {
     dir: PathBuf,
     /// More variables for every command.
     environment: Vec<(String, String)>,
-}
-
-/// How a command of ours ended.
-pub struct Ended {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-/// Waits for a command, at most `PATIENCE`.
-pub fn ended(child: Child, what: &str) -> Output {
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-    let (done, waited) = mpsc::channel();
-    std::thread::spawn(move || done.send(child.wait_with_output()));
-    waited.recv_timeout(PATIENCE).map(Result::unwrap).unwrap_or_else(|_| {
-        kill(pid, Signal::SIGKILL).unwrap();
-        panic!("never ended: {what}")
-    })
 }
 
 impl Lab {
@@ -107,9 +89,7 @@ impl Lab {
     pub fn run(&self, words: &[&str]) -> Ended {
         let mut command = self.command(jobq());
         command.args(words).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let output = ended(command.spawn().unwrap(), &words.join(" "));
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ended { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        ended(command.spawn().unwrap(), &words.join(" "))
     }
 
     /// What a command that must go well prints.

@@ -1,11 +1,13 @@
 //! The scheduler in a job of a real Slurm, as it is by default there.
 
-use super::lab::{Lab, ended, read};
+use super::lab::{Lab, read};
+use super::support::process::{ended, skipped};
 use super::support::{eventually_sync, jobq};
 use super::{connected, done, text, unfinished};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::Stdio;
 
 /// A lab with nothing said about where the scheduler runs.
@@ -70,8 +72,8 @@ fn schedulers_relieve_each_other_within_their_walltime() {
         (status["epoch"].as_u64().unwrap() > relays).then(|| status.clone())
     });
     assert!(unfinished(&status) > 0 && done(&status) > 0, "tasks ran all the time");
-    let output = ended(waiting, "jq wait");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let wait = ended(waiting, "jq wait");
+    assert_eq!(wait.code, Some(0), "{}", wait.stderr);
     lab.check_outputs(count);
     assert_eq!(lab.runs(), count as usize, "each ran once");
     let status = lab.status();
@@ -107,13 +109,14 @@ fn where_jobs_may_not_submit_jobs_the_scheduler_stays_here() {
     lab.down();
 }
 
-/// Where jobs look for programs, there is an `sbatch` that refuses; everything else is as it was.
-fn refusing_jobs(lab: &Lab) -> String {
+/// Where jobs look for programs, there is an `sbatch` that refuses, once there is that file; all else is as it was.
+fn refusing_jobs(lab: &Lab, once: &Path) -> String {
     let nodes = lab.work().join("nodes");
     std::fs::create_dir(&nodes).unwrap();
+    let refuse = "{ echo 'sbatch: error: this site takes jobs from login nodes only' >&2; exit 1; }";
     lab.script(
         "work/nodes/sbatch",
-        "echo 'sbatch: error: this site takes jobs from login nodes only' >&2; exit 1",
+        &format!("[ -e '{}' ] && {refuse}\nPATH=${{PATH#*:}} exec sbatch \"$@\"", once.display()),
     );
     format!("prologue=['export PATH={}:$PATH']", nodes.display())
 }
@@ -121,7 +124,7 @@ fn refusing_jobs(lab: &Lab) -> String {
 #[test]
 fn where_a_site_refuses_jobs_of_jobs_everything_else_works() {
     let Some(lab) = lab("where_a_site_refuses_jobs_of_jobs_everything_else_works") else { return };
-    let prologue = refusing_jobs(&lab);
+    let prologue = refusing_jobs(&lab, &lab.work());
     let flags = ["up", "--queue", "spice", "--workers", "1", "--wait", "--set", &prologue];
     let refused = lab.run(&[&flags[..], &["--scheduler", "job"]].concat());
     let words = ["no job can be submitted from", "takes jobs from login nodes only", "--scheduler here"];
@@ -141,10 +144,10 @@ fn where_a_site_refuses_jobs_of_jobs_everything_else_works() {
     let mut elsewhere = lab.command(jobq());
     let path = format!("{}:{}", lab.work().join("nodes").display(), std::env::var("PATH").unwrap());
     elsewhere.env("PATH", path).arg("status").stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = ended(elsewhere.spawn().unwrap(), "jq status");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(78), "{said}");
-    assert!(["no job can be submitted from", "login nodes only"].iter().all(|w| said.contains(w)), "{said}");
+    let status = ended(elsewhere.spawn().unwrap(), "jq status");
+    assert_eq!(status.code, Some(78), "{}", status.stderr);
+    let words = ["no job can be submitted from", "login nodes only"];
+    assert!(words.iter().all(|words| status.stderr.contains(words)), "{}", status.stderr);
     assert_eq!(contact(&lab)["epoch"].as_integer(), Some(1), "none was started there");
     let status = lab.until("both workers again", |status| {
         (status["connected"] == 2 && status["epoch"] == 2).then(|| status.clone())
@@ -155,11 +158,40 @@ fn where_a_site_refuses_jobs_of_jobs_everything_else_works() {
 }
 
 #[test]
+fn where_jobs_may_not_submit_jobs_any_more_the_next_scheduler_runs_here() {
+    let Some(lab) = lab("where_jobs_may_not_submit_jobs_any_more_the_next_scheduler_runs_here") else {
+        return;
+    };
+    let refuse = lab.work().join("refuse");
+    let prologue = refusing_jobs(&lab, &refuse);
+    let brief = ["--set", "scheduler.queue=brief", "--set", "scheduler.walltime=1m"];
+    lab.up(&[&["--workers", "2", "--set", &prologue], &brief[..]].concat());
+    assert_ne!(field(&lab, "job"), "");
+    std::fs::write(refuse, "").unwrap();
+    lab.script("work/task.sh", "sleep 1\necho \"$1\" >> runs\necho \"$1\" > \"$JOBQ_TASK_OUTPUT\"");
+    let graph = lab.map(140);
+    let mut wait = lab.command(jobq());
+    wait.args(["wait", &graph]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let waiting = wait.spawn().unwrap();
+    // It can't have a successor, and lets go when its walltime nears; whoever waits has another started.
+    eventually_sync("a scheduler here", || {
+        (contact(&lab).get("job")?.as_str()?.is_empty() && contact(&lab)["epoch"].as_integer()? > 1)
+            .then_some(())
+    });
+    let wait = ended(waiting, "jq wait");
+    assert_eq!(wait.code, Some(0), "{}", wait.stderr);
+    assert!(wait.stderr.contains("the scheduler runs on this host instead"), "{}", wait.stderr);
+    lab.check_outputs(140);
+    assert_eq!(lab.runs(), 140, "each ran once");
+    lab.down();
+}
+
+#[test]
 fn nothing_is_left_where_the_scheduler_can_run_neither_in_a_job_nor_here() {
     let Some(lab) = lab("nothing_is_left_where_the_scheduler_can_run_neither_in_a_job_nor_here") else {
         return;
     };
-    let prologue = refusing_jobs(&lab);
+    let prologue = refusing_jobs(&lab, &lab.work());
     let words = ["up", "--queue", "spice", "--workers", "2", "--set", &prologue];
     let up = lab.run(&[&words[..], &["--set", "scheduler.interface=nope0"]].concat());
     assert_eq!(up.code, Some(78), "{}", up.stderr);
@@ -267,9 +299,7 @@ fn two_hosts_that_bring_it_up_at_once_make_one_cluster() {
     let unshare = ["--uts", "--pid", "--fork", "--mount-proc", "--kill-child"];
     let possible = lab.command("unshare").args(unshare).arg("true").output();
     if !possible.is_ok_and(|output| output.status.success()) {
-        let words = format!("skipped: {test}: name spaces need root");
-        assert!(std::env::var("JOBQ_TEST_REQUIRE_ALL").as_deref() != Ok("1"), "{words}");
-        return eprintln!("{words}");
+        return skipped(test, "name spaces need root");
     }
     let line = format!("hostname \"$0\"; exec '{}' up --queue spice --workers 2 --wait", jobq().display());
     let both = ["login1", "login2"].map(|host| {
@@ -279,10 +309,9 @@ fn two_hosts_that_bring_it_up_at_once_make_one_cluster() {
     });
     let mut already = 0;
     for child in both {
-        let output = ended(child, "jq up");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-        already += usize::from(said.contains("is up already"));
+        let up = ended(child, "jq up");
+        assert_eq!(up.code, Some(0), "{}{}", up.stdout, up.stderr);
+        already += usize::from(up.stdout.contains("is up already"));
     }
     assert_eq!(already, 1);
     let status = lab.status();

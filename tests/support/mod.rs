@@ -1,6 +1,7 @@
 //! What several integration tests share.
 #![allow(dead_code, reason = "no test uses all of it")]
 
+pub mod process;
 pub mod sandbox;
 pub mod slurm;
 

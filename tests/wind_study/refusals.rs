@@ -1,7 +1,8 @@
 //! What can be wrong with inputs, outputs and workers, on a cluster: a clear message, the contract's exit code, no
 //! file left, no panic; and the cluster serves afterwards.
 
-use super::site::{Ended, Site, ended, pid_of, skipped};
+use super::site::Site;
+use super::support::process::{Ended, ended, pid_of, skipped};
 use jobq::format::example::{WindSizes, example_winds};
 use jobq::format::read_at::LocalFile;
 use jobq::format::{Storage, hdf5};

@@ -1,6 +1,7 @@
 //! A user's place with clusters in it: state, home and working directory of its own, and the real program. What is
 //! left running is stopped by pid.
 
+use super::support::process::{Ended, ended};
 use super::support::{self, PATIENCE, eventually_sync, is_alive};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, chown};
@@ -10,7 +11,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
 use std::time::Instant;
 
 /// Somebody who isn't root, and may not read everything.
@@ -22,40 +22,6 @@ pub struct Site {
     /// Whose processes they are, if not ours.
     user: Option<u32>,
     environment: Vec<(String, String)>,
-}
-
-/// How a command of ours ended.
-pub struct Ended {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-/// Says that a test is skipped.
-///
-/// # Panics
-/// Where nothing may be skipped.
-pub fn skipped(test: &str, why: &str) {
-    let words = format!("skipped: {test}: {why}");
-    assert!(std::env::var("JOBQ_TEST_REQUIRE_ALL").as_deref() != Ok("1"), "{words}");
-    eprintln!("{words}");
-}
-
-/// Waits for a command, at most `PATIENCE`.
-pub fn ended(child: Child, what: &str) -> Ended {
-    let pid = pid_of(&child);
-    let (done, waited) = mpsc::channel();
-    std::thread::spawn(move || done.send(child.wait_with_output()));
-    let output = waited.recv_timeout(PATIENCE).map(Result::unwrap).unwrap_or_else(|_| {
-        let _ = kill(pid, Signal::SIGKILL);
-        panic!("never ended: {what}")
-    });
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ended { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
-}
-
-pub fn pid_of(child: &Child) -> Pid {
-    Pid::from_raw(i32::try_from(child.id()).unwrap())
 }
 
 impl Site {

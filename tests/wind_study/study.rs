@@ -2,7 +2,8 @@
 
 use super::arrays::read;
 use super::reference::truth;
-use super::site::{Ended, Site, ended};
+use super::site::Site;
+use super::support::process::{Ended, ended, skipped};
 use super::support::slurm;
 use jobq::format::example::{WindSizes, example_winds};
 use nix::sys::signal::{Signal, kill};
@@ -168,7 +169,7 @@ fn the_study_has_the_variances_of_a_float64_reference() {
 fn xarray_and_numpy_give_the_same_variances() {
     let test = "xarray_and_numpy_give_the_same_variances";
     let Some(python) = std::env::var_os("JOBQ_TEST_PYTHON") else {
-        return super::site::skipped(test, "JOBQ_TEST_PYTHON is not set");
+        return skipped(test, "JOBQ_TEST_PYTHON is not set");
     };
     let winds = Winds::get();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/compare_study.py");

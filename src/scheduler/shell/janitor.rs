@@ -10,10 +10,13 @@ use crate::state::{Intents, Outcome, Role, StateDir, StateError};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-/// Between two looks at what jobs left.
+/// Between two looks at what the folder takes, at least.
 const EVERY: Duration = Duration::from_secs(600);
+/// And so many times as long as the last look took: a file server is not to be kept busy with it.
+const REST: u32 = 50;
 
 /// In the cluster's folder, but not the scheduler's to count or to bound.
 const NOT_COUNTED: &[&str] = &["datasets"];
@@ -27,8 +30,7 @@ pub(super) async fn run(
     events: mpsc::Sender<Incoming>,
 ) {
     let most = Taken { nbytes: limits.state_bytes, inodes: limits.state_inodes };
-    let mut round = tokio::time::interval(EVERY);
-    round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut next_look = Instant::now();
     let mut graphs = Vec::new();
     loop {
         let state = state.clone();
@@ -40,11 +42,15 @@ pub(super) async fn run(
                 let graphs: BTreeSet<String> = graphs.drain(..).map(|graph| graph.to_string()).collect();
                 tokio::task::spawn_blocking(move || forget(&state, &graphs).map(|removed| (removed, None)))
             }
-            _ = round.tick() => tokio::task::spawn_blocking(move || {
-                let (removed, taken) = prune_jobs(&state, most)?;
-                Ok((removed, Some(taken)))
-            }),
+            () = sleep_until(next_look) => {
+                next_look = Instant::now() + EVERY;
+                tokio::task::spawn_blocking(move || {
+                    let (removed, taken) = prune_jobs(&state, most)?;
+                    Ok((removed, Some(taken)))
+                })
+            }
         };
+        let began = Instant::now();
         let (removed, taken) = match work.await {
             Ok(Ok(done)) => done,
             Ok(Err(error)) => {
@@ -57,6 +63,7 @@ pub(super) async fn run(
             info!("removed {removed} old files and folders of jobs and tasks");
         }
         if let Some(Taken { nbytes, inodes }) = taken {
+            next_look = next_look.max(Instant::now() + began.elapsed() * REST);
             let report = FolderReport { nbytes, inodes, max_nbytes: most.nbytes, max_inodes: most.inodes };
             let _ = events.send(Incoming::Folder(report)).await;
         }

@@ -2,7 +2,8 @@
 
 use super::Incoming;
 use super::desk::Desk;
-use crate::net::{AcceptError, Frame, Limits, Link, Listener, Transport};
+use crate::net::accept::HANDSHAKE_TIMEOUT;
+use crate::net::{self, Frame, Limits, Link, Listener, Place, Transport};
 use crate::protocol::{
     self, FromClient, FromWorker, Hello, NO_CALL, PeerKind, RefusalKind, Reply, ToClient, ToWorker, VERSION,
 };
@@ -11,12 +12,10 @@ use crate::state::{Role, StateDir, grant};
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tracing::{debug, info, warn};
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
 
-/// For a handshake and the hello after it.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Frames that wait to be written to one peer: more, and it doesn't read.
 const MAX_WAITING_FRAMES: usize = 100_000;
 
@@ -167,32 +166,18 @@ pub(super) async fn accept_all(
     state: StateDir,
     events: mpsc::Sender<Incoming>,
 ) {
-    let state = Arc::new(state);
-    let room = Arc::new(Semaphore::new(crate::net::listen::link_limit()));
-    let mut next = 0;
-    loop {
-        let (stream, address) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!("a connection could not be accepted: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let Ok(permit) = room.clone().try_acquire_owned() else {
-            warn!("{address} is turned away: there are as many links as open files allow");
-            continue;
-        };
-        next += 1;
-        let (transport, events, id, state) = (transport.clone(), events.clone(), PeerId(next), state.clone());
-        tokio::spawn(async move {
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT * 2, greet(&transport, &state, stream)).await {
-                Ok(Ok((link, kind))) => serve(id, link, kind, events, state, permit).await,
-                Ok(Err(reason)) => debug!("{address}: {reason}"),
-                Err(_) => debug!("{address}: no hello in time"),
-            }
-        });
-    }
+    let (state, last) = (Arc::new(state), Arc::new(AtomicU64::new(0)));
+    let serve = move |link, place| {
+        let (events, state, last) = (events.clone(), state.clone(), last.clone());
+        async move {
+            let greeted = tokio::time::timeout(HANDSHAKE_TIMEOUT, greet(link, &state)).await;
+            let (link, kind) = greeted.map_err(|_| "no hello in time".to_owned())??;
+            let id = PeerId(last.fetch_add(1, Ordering::Relaxed) + 1);
+            serve(id, link, kind, events, state, place).await;
+            Ok(())
+        }
+    };
+    net::accept_all(listener, transport, serve).await;
 }
 
 /// A link whose first frame has come.
@@ -203,13 +188,7 @@ struct Greeted {
     grant: Option<Vec<u8>>,
 }
 
-async fn greet(
-    transport: &Transport,
-    state: &StateDir,
-    stream: tokio::net::TcpStream,
-) -> Result<(Greeted, PeerKind), String> {
-    let link: Link =
-        transport.accept(stream, HANDSHAKE_TIMEOUT).await.map_err(|error: AcceptError| error.to_string())?;
+async fn greet(link: Link, state: &StateDir) -> Result<(Greeted, PeerKind), String> {
     let (role, grant) = (link.peer().role, link.peer().grant.clone());
     let (mut reader, mut writer) = link.split();
     let frame = reader.next().await.map_err(|error| error.to_string())?.ok_or("closed before its hello")?;
@@ -276,7 +255,7 @@ async fn serve(
     kind: PeerKind,
     events: mpsc::Sender<Incoming>,
     state: Arc<StateDir>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 ) {
     let Greeted { mut reader, mut writer, grant } = link;
     let (frames, mut outgoing) = mpsc::channel::<Frame>(MAX_WAITING_FRAMES);

@@ -10,7 +10,7 @@ use super::core::{Action, Core, Event, WorkerConfig};
 use super::store::{Limits, Pressure, SpillDir, Store};
 use crate::config::Settings;
 use crate::graph::TaskId;
-use crate::net::{Frame, Listener, Transport, values};
+use crate::net::{Frame, Link, Listener, Place, Transport, accept_all, values};
 use crate::protocol::{
     self, AllocationId, Completion, FromWorker, LeftBehind, Registration, ToWorker, WorkerId,
 };
@@ -23,16 +23,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc};
-use tracing::{debug, info, warn};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
 use watch::Watch;
 
 /// Events taken at once.
 const BATCH: usize = 4096;
 /// For the last words to be written before the process ends.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// For the handshake of whoever fetches values.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Values above this share of the memory limit stop new tasks.
 const PAUSE_SHARE: f64 = 0.95;
 
@@ -169,30 +167,13 @@ fn spill_base(configured: &str) -> Option<PathBuf> {
 
 /// Gives values to whoever asks, each connection on a task of its own.
 async fn serve_values(listener: Listener, transport: Transport, store: Arc<Store>) {
-    let room = Arc::new(Semaphore::new(crate::net::listen::link_limit()));
-    loop {
-        let (stream, address) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!("a connection could not be accepted: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let Ok(permit) = room.clone().try_acquire_owned() else {
-            warn!("{address} is turned away: there are as many links as open files allow");
-            continue;
-        };
-        let (transport, store) = (transport.clone(), store.clone());
-        tokio::spawn(async move {
-            let _permit = permit;
-            let link = match transport.accept(stream, HANDSHAKE_TIMEOUT).await {
-                Ok(link) => link,
-                Err(error) => return debug!("{address}: {error}"),
-            };
+    let serve = move |link: Link, place: Place| {
+        let store = store.clone();
+        async move {
+            let _place = place;
             // Without TLS there are no roles.
             if link.peer().role.is_some_and(|role| !matches!(role, Role::Admin | Role::Worker)) {
-                return debug!("{address}: its certificate doesn't allow it to read values");
+                return Err("its certificate doesn't allow it to read values".to_owned());
             }
             let (reader, writer) = link.split();
             let lookup = move |task: TaskId| match store.load(task) {
@@ -202,11 +183,10 @@ async fn serve_values(listener: Listener, transport: Transport, store: Arc<Store
                     None
                 }
             };
-            if let Err(error) = values::serve(reader, writer, lookup).await {
-                debug!("{address}: {error}");
-            }
-        });
-    }
+            values::serve(reader, writer, lookup).await.map_err(|error| error.to_string())
+        }
+    };
+    accept_all(listener, transport, serve).await;
 }
 
 /// Where it leaves what no scheduler has taken.
