@@ -216,6 +216,40 @@ fn a_shared_dataset_is_found_by_its_path_and_unreadable_sources_are_warned_of() 
 }
 
 #[test]
+fn what_others_have_in_a_shared_directory_is_left_alone() {
+    let sandbox = world();
+    let place = sandbox.file("group");
+    for folder in [".precious.tmp", ".wind.0123456789abcdef.tmp", "thesis"] {
+        fs::create_dir_all(place.join(folder)).unwrap();
+        fs::write(place.join(folder).join("work"), "years").unwrap();
+        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(30 * 86_400);
+        for path in [place.join(folder).join("work"), place.join(folder)] {
+            fs::File::open(path).unwrap().set_modified(old).unwrap();
+        }
+    }
+    let theirs = names(&place);
+    sandbox.ok(["publish", "wind", "--in", "wind_*.nc", "--share", "group"]);
+    let words = ["publish", "thesis", "--in", "wind_*.nc", "--share", "group", "--overwrite"];
+    sandbox.run(words).exits(78).says("that this cluster has not published");
+    // Another cluster's.
+    for more in [&[][..], &["--overwrite"]] {
+        let words = ["publish", "wind", "--name", "other", "--in", "wind_000.nc", "--share", "group"];
+        sandbox.run(words.iter().chain(more)).exits(78).says("that this cluster has not published");
+    }
+    assert_eq!(sandbox.json(["datasets", "wind"])["inputs"], 3);
+    assert_eq!(names(&sandbox.cluster("other").join("datasets")), [""; 0]);
+    sandbox.ok(["unpublish", "wind"]);
+    assert_eq!(names(&place), theirs);
+    // Where its own was is another's now.
+    sandbox.ok(["publish", "wind", "--in", "wind_*.nc", "--share", "group"]);
+    fs::remove_dir_all(place.join("wind")).unwrap();
+    sandbox.ok(["publish", "wind", "--name", "other", "--in", "wind_000.nc", "--share", "group"]);
+    sandbox.run(["unpublish", "wind"]).exits(0).says("group/wind stays");
+    assert!(place.join("wind").exists());
+    assert_eq!(names(&datasets(&sandbox)), [""; 0]);
+}
+
+#[test]
 fn what_can_not_be_written_leaves_nothing() {
     let sandbox = world();
     // The folder of all datasets is there, and takes nothing.

@@ -16,9 +16,12 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     let registry = Registry::of(&state_dir(context)?);
     let recipe = registry.open(&args.dataset).ok().map(|stored| stored.recipe);
-    registry.remove(&args.dataset)?;
+    let stays = registry.remove(&args.dataset)?;
     if let Some(recipe) = recipe {
         pinned::release(&recipe, context);
+    }
+    if let Some(folder) = stays {
+        context.out.warning(format!("{} stays: this cluster has not published it", folder.display()));
     }
     context.out.note(format!("dataset:{} is no more", args.dataset));
     Ok(Exit::Ok)

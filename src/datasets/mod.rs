@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`recipe`] | `dataset.toml`: what the dataset is made from, and how |
 //! | [`folder`] | a dataset's folder, which comes into being whole or not at all |
+//! | [`claim`] | what is noted at home of a folder that is made or removed where others are |
 //! | [`registry`] | the folders of a cluster: list, open, publish, remove |
 //! | [`readme`] | `README.md`: what a person wants to know of it |
 //! | [`share`] | whether a group can read the files that a dataset is made from |
@@ -30,6 +31,7 @@
 //! # }
 //! ```
 
+pub mod claim;
 pub mod folder;
 pub mod readme;
 pub mod recipe;
@@ -41,6 +43,7 @@ pub use recipe::{Persist, Recipe};
 pub use registry::{Publication, Registry, Stored};
 
 use crate::array::ArrayError;
+use crate::state::StateError;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -65,6 +68,8 @@ pub enum DatasetError {
     Damaged { path: PathBuf, reason: String },
     #[error("can't share at {}: {reason}", path.display())]
     Share { path: PathBuf, reason: String },
+    #[error(transparent)]
+    State(#[from] StateError),
     #[error(transparent)]
     Array(#[from] ArrayError),
 }

@@ -1,11 +1,12 @@
 //! The datasets of a cluster: each a folder, or a link to one that is shared with others.
 
+use super::claim::{self, Claim, belongs};
 use super::folder::{DATA, Draft, TABLE, sync};
 use super::{DatasetError, Persist, Recipe, check_name, readme, recipe};
 use crate::array::published::{from_table, to_table};
 use crate::array::{self, Held, Joined, Published};
 use crate::kernels::directory;
-use crate::state::StateDir;
+use crate::state::{Role, StateDir};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ impl Publication {
 /// The folder of all datasets of a cluster.
 #[derive(Clone, Debug)]
 pub struct Registry {
+    state: StateDir,
     place: PathBuf,
 }
 
@@ -56,7 +58,7 @@ pub struct Stored {
 
 impl Registry {
     pub fn of(state: &StateDir) -> Registry {
-        Registry { place: state.datasets_dir() }
+        Registry { state: state.clone(), place: state.datasets_dir() }
     }
 
     /// Names of all datasets, sorted, each with its recipe or with what is wrong with it.
@@ -99,14 +101,14 @@ impl Registry {
             return Err(DatasetError::Exists { name: name.clone(), path: link });
         }
         match share {
-            None => Draft::begin(&self.place, name, false, *overwrite),
+            None => Draft::begin(&self.place, name, *overwrite),
             Some(place) => {
                 let reason = |reason: String| DatasetError::Share { path: place.clone(), reason };
                 let place = std::path::absolute(place).map_err(|error| reason(error.to_string()))?;
                 if !place.is_dir() {
                     return Err(reason("no such directory".to_owned()));
                 }
-                Draft::begin(&place, name, true, *overwrite)
+                Draft::share(&self.place, &place, name, &self.owner()?, *overwrite)
             }
         }
     }
@@ -130,15 +132,23 @@ impl Registry {
             }
         }
         draft.write(readme::FILE, readme::text(recipe, &summary).as_bytes())?;
-        let old = self.linked(&recipe.name);
-        let folder = draft.commit()?;
-        if recipe.shared {
-            self.link(&recipe.name, &folder)?;
-        }
-        if let Some(old) = old.filter(|old| *old != folder) {
-            directory::remove(&old).map_err(|error| DatasetError::io("remove", &old, error))?;
-        }
+        let folder = self.put(&recipe.name, draft)?;
         Ok(Stored { folder, recipe: recipe.clone() })
+    }
+
+    /// Gives a draft its name; what it replaces goes.
+    fn put(&self, name: &str, draft: Draft) -> Result<PathBuf, DatasetError> {
+        // A shared folder that is left behind goes, whoever is killed meanwhile.
+        let old = self.linked(name).filter(|old| old != draft.target());
+        let old = old.map(|old| Claim::begin(&self.place, name, &old)).transpose()?;
+        match (draft.commit(), old) {
+            (Ok(folder), Some(old)) => old.settle(&self.owner()?).map(|()| folder),
+            (Ok(folder), None) => Ok(folder),
+            (Err(error), old) => {
+                old.map_or(Ok(()), |old| old.drop_note())?;
+                Err(error)
+            }
+        }
     }
 
     /// Publishes where the chunks of these files are.
@@ -164,41 +174,48 @@ impl Registry {
             .map_err(|error| DatasetError::io("write", &path, io::Error::other(error.to_string())))
     }
 
-    /// Removes a dataset, shared or not; it needn't be readable.
+    /// Removes a dataset, shared or not; it needn't be readable. Returns the shared folder that stays, because it is
+    /// another cluster's.
     ///
     /// # Errors
     /// A bad name, no such dataset, or one that can't be removed.
-    pub fn remove(&self, name: &str) -> Result<(), DatasetError> {
+    pub fn remove(&self, name: &str) -> Result<Option<PathBuf>, DatasetError> {
         check_name(name)?;
         let path = self.place.join(name);
         let io = |path: &Path, error| DatasetError::io("remove", path, error);
-        if std::fs::symlink_metadata(&path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+        // What earlier ones that were killed have left is part of it.
+        let left = Claim::list(&self.place, Some(name));
+        let is_missing = std::fs::symlink_metadata(&path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+        if is_missing && left.is_empty() {
             return Err(DatasetError::NoSuchDataset { name: name.to_owned(), place: self.place.clone() });
         }
+        let mut stays = None;
         if let Some(shared) = self.linked(name) {
-            directory::remove(&shared).map_err(|error| io(&shared, error))?;
-            return std::fs::remove_file(&path).map_err(|error| io(&path, error));
+            let owner = self.owner()?;
+            let claim = Claim::of_link(&self.place, name, &shared)?;
+            stays = (shared.exists() && !belongs(&shared, &owner)).then_some(shared);
+            claim.settle(&owner)?;
+        } else if !is_missing {
+            // Renamed first, so that nobody meets half a dataset.
+            let doomed = self.place.join(claim::hidden(name, claim::random(&self.place)?));
+            std::fs::rename(&path, &doomed).map_err(|error| io(&path, error))?;
+            sync(&self.place)?;
+            directory::remove(&doomed).map_err(|error| io(&doomed, error))?;
         }
-        // Renamed first, so that nobody meets half a dataset.
-        let doomed = self.place.join(format!(".{name}.removed.tmp"));
-        directory::remove(&doomed).map_err(|error| io(&doomed, error))?;
-        std::fs::rename(&path, &doomed).map_err(|error| io(&path, error))?;
-        sync(&self.place)?;
-        directory::remove(&doomed).map_err(|error| io(&doomed, error))
+        for claim in left {
+            claim.settle(&self.owner()?)?;
+        }
+        Ok(stays)
+    }
+
+    /// This cluster's name for itself in shared folders.
+    fn owner(&self) -> Result<String, DatasetError> {
+        Ok(self.state.identity(Role::Admin)?.cluster_id().to_string())
     }
 
     /// The shared folder that the name leads to.
     fn linked(&self, name: &str) -> Option<PathBuf> {
         std::fs::read_link(self.place.join(name)).ok()
-    }
-
-    fn link(&self, name: &str, folder: &Path) -> Result<(), DatasetError> {
-        let (link, temporary) = (self.place.join(name), self.place.join(format!(".{name}.link.tmp")));
-        let io = |error| DatasetError::io("create", &link, error);
-        directory::remove(&temporary).map_err(io)?;
-        std::os::unix::fs::symlink(folder, &temporary).map_err(io)?;
-        directory::place(&temporary, &link, true).map_err(io)?;
-        sync(&self.place)
     }
 }
 
@@ -240,5 +257,160 @@ impl Stored {
                 buffer: result.buffer,
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datasets::claim::OWNER;
+    use std::fs;
+
+    struct World {
+        home: tempfile::TempDir,
+        registry: Registry,
+    }
+
+    impl World {
+        fn new() -> World {
+            let home = tempfile::tempdir().unwrap();
+            let state = StateDir::create(&home.path().join("state"), "default").unwrap();
+            for place in ["a", "b"] {
+                fs::create_dir(home.path().join(place)).unwrap();
+            }
+            World { registry: Registry::of(&state), home }
+        }
+
+        fn at(&self, path: &str) -> PathBuf {
+            self.home.path().join(path)
+        }
+
+        /// A draft of the dataset `x` in which the file `what` says which it is.
+        fn draft(&self, share: Option<&str>, overwrite: bool, what: &str) -> Result<Draft, DatasetError> {
+            let share = share.map(|place| self.at(place));
+            let wanted = Publication { share, overwrite, ..Publication::new("x", Persist::Lazy) };
+            let draft = self.registry.begin(&wanted)?;
+            draft.write("what", what.as_bytes())?;
+            Ok(draft)
+        }
+
+        fn publish(&self, share: Option<&str>, overwrite: bool, what: &str) -> Result<(), DatasetError> {
+            self.registry.put("x", self.draft(share, overwrite, what)?).map(drop)
+        }
+
+        /// What is where, with hidden files: among the datasets, and in the two shared directories.
+        fn seen(&self) -> [Vec<String>; 3] {
+            [&self.registry.place, &self.at("a"), &self.at("b")].map(|place| {
+                let entries = fs::read_dir(place).unwrap();
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+            })
+        }
+
+        fn what(&self) -> String {
+            fs::read_to_string(self.registry.place.join("x/what")).unwrap()
+        }
+    }
+
+    fn seen(datasets: &[&str], a: &[&str], b: &[&str]) -> [Vec<String>; 3] {
+        [datasets, a, b].map(|names| names.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    #[test]
+    fn a_dataset_moves_between_shared_directories_and_leaves_none_behind() {
+        let world = World::new();
+        let places = [Some("a"), Some("a"), Some("b"), None, None, Some("b")];
+        for (turn, share) in places.into_iter().enumerate() {
+            if turn > 0 {
+                let refused = world.publish(share, false, "not this");
+                assert!(matches!(refused, Err(DatasetError::Exists { .. })), "{refused:?}");
+            }
+            world.publish(share, true, &turn.to_string()).unwrap();
+            let there = |place: &str| if share == Some(place) { &["x"][..] } else { &[] };
+            assert_eq!(
+                (world.seen(), world.what()),
+                (seen(&["x"], there("a"), there("b")), turn.to_string())
+            );
+        }
+        assert_eq!(world.registry.remove("x").unwrap(), None);
+        assert_eq!(world.seen(), seen(&[], &[], &[]));
+    }
+
+    #[test]
+    fn of_two_that_publish_one_name_at_once_one_is_told_so_and_leaves_nothing() {
+        for (first, second) in
+            [(Some("a"), Some("b")), (Some("a"), Some("a")), (None, Some("b")), (Some("a"), None)]
+        {
+            let world = World::new();
+            let (one, other) =
+                (world.draft(first, false, "1").unwrap(), world.draft(second, false, "2").unwrap());
+            world.registry.put("x", one).unwrap();
+            assert!(matches!(world.registry.put("x", other), Err(DatasetError::Exists { .. })));
+            let there = |place: &str| if first == Some(place) { &["x"][..] } else { &[] };
+            assert_eq!((world.seen(), world.what()), (seen(&["x"], there("a"), there("b")), "1".to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_a_killed_one_left_in_a_shared_directory_is_replaced_or_removed() {
+        let owner = |world: &World| world.registry.owner().unwrap();
+        // Killed before the folder had its name; and after that, before its link.
+        for named in [false, true] {
+            for publishes in [false, true] {
+                let world = World::new();
+                std::mem::forget(world.draft(Some("a"), false, "killed").unwrap());
+                let claim = Claim::list(&world.registry.place, Some("x")).remove(0);
+                if named {
+                    fs::rename(claim.hidden(), claim.target()).unwrap();
+                }
+                assert_eq!(world.registry.list().unwrap().len(), 0);
+                if publishes {
+                    world.publish(Some("a"), false, "next").unwrap();
+                    assert_eq!(world.what(), "next");
+                }
+                assert_eq!(world.registry.remove("x").unwrap(), None);
+                assert_eq!(world.seen(), seen(&[], &[], &[]), "{named} {publishes}");
+            }
+        }
+        // Killed while it removed: before the folder was hidden, and after that.
+        for hidden in [false, true] {
+            let world = World::new();
+            world.publish(Some("a"), false, "doomed").unwrap();
+            let claim = Claim::of_link(&world.registry.place, "x", &world.at("a/x")).unwrap();
+            if hidden {
+                fs::rename(claim.target(), claim.hidden()).unwrap();
+                fs::remove_file(claim.hidden().join(OWNER)).unwrap();
+            }
+            world.publish(Some("b"), false, "next").unwrap();
+            assert!(claim.settle(&owner(&world)).is_ok());
+            assert_eq!((world.seen(), world.what()), (seen(&["x"], &[], &["x"]), "next".to_owned()));
+        }
+    }
+
+    #[test]
+    fn an_unpublished_one_stays_so_if_its_publisher_was_about_to_link_it() {
+        let world = World::new();
+        let late = world.draft(Some("a"), false, "late").unwrap();
+        assert_eq!(world.registry.remove("x").unwrap(), None);
+        assert!(world.registry.put("x", late).is_err());
+        assert_eq!(world.seen(), seen(&[], &[], &[]));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_never_replaced_nor_removed() {
+        let world = World::new();
+        let theirs = world.at("a/x");
+        fs::create_dir(&theirs).unwrap();
+        fs::write(theirs.join(OWNER), "0123\n").unwrap();
+        for overwrite in [false, true] {
+            let refused = world.publish(Some("a"), overwrite, "no");
+            assert!(matches!(refused, Err(DatasetError::Share { .. })), "{refused:?}");
+        }
+        // It came between a draft's beginning and its end; or where a dataset of ours was.
+        let draft = world.draft(Some("b"), true, "no").unwrap();
+        fs::rename(&theirs, world.at("b/x")).unwrap();
+        assert!(matches!(world.registry.put("x", draft), Err(DatasetError::Share { .. })));
+        std::os::unix::fs::symlink(world.at("b/x"), world.registry.place.join("x")).unwrap();
+        assert_eq!(world.registry.remove("x").unwrap(), Some(world.at("b/x")));
+        assert_eq!(world.seen(), seen(&[], &[], &["x"]));
     }
 }
