@@ -5,7 +5,7 @@ use super::super::task_flags::{TaskFlags, env_source, resource_name, time_limit}
 use crate::config::{nearest_word, parse_size};
 use crate::graph::Key;
 use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
 
 /// Most pairs of a task and one that it comes after: tasks that come after long lists multiply.
@@ -232,7 +232,7 @@ fn in_order(entries: Vec<(usize, Entry)>, afters: &[Vec<String>]) -> Result<Vec<
 
 /// By position, what each comes after.
 fn depends(entries: &[(usize, Entry)], afters: &[Vec<String>]) -> Result<Vec<BTreeSet<usize>>, String> {
-    let mut by_key = HashMap::new();
+    let mut by_key = BTreeMap::new();
     for (at, (line, entry)) in entries.iter().enumerate() {
         if let Some(key) = &entry.key
             && let Some(first) = by_key.insert(key.as_str(), at)
@@ -356,7 +356,7 @@ cores = 1
             (task("env = { \"1\" = \"x\" }"), "env: `1` can't be the name"),
             (task("resource = { \"a b\" = 1 }"), "can't be a resource's name"),
             (task("cores = 0"), "cores: "),
-            (task("after = \"b\"\n[[task]]\nkey = \"bb\"\ncommand = [\"true\"]"), "did you mean 'bb'?"),
+            (task("after = \"bbb\"\n[[task]]\nkey = \"bb\"\ncommand = [\"true\"]"), "did you mean 'bb'?"),
             (task(&task("")), "line 4: the key 'a' is that of line 1 already"),
             ("[[task]]\nkey = \"g7\"\ncommand = [\"true\"]".to_owned(), "'g7'"),
             (format!("[defaults]\nkey = \"x\"\n{}", task("")), "[defaults]: `key`"),
