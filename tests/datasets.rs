@@ -11,7 +11,7 @@ use jobq::format::example::{WindSizes, example_winds};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use support::sandbox::{Ran, Sandbox};
 
@@ -213,6 +213,37 @@ fn a_shared_dataset_is_found_by_its_path_and_unreadable_sources_are_warned_of() 
     sandbox.run(["publish", "x", "--in", "wind_*.nc", "--share", "none"]).exits(78).says("no such directory");
     sandbox.ok(["unpublish", "wind"]);
     assert_eq!((names(&place), names(&datasets(&sandbox))), (vec![], vec![]));
+}
+
+#[test]
+fn what_is_shared_is_of_the_directory_s_group() {
+    let sandbox = world();
+    let place = sandbox.file("group");
+    fs::create_dir(&place).unwrap();
+    let own = fs::metadata(&place).unwrap().gid();
+    let groups = nix::unistd::getgroups().unwrap().into_iter().map(nix::unistd::Gid::as_raw);
+    let other = groups.chain(geteuid().is_root().then_some(own + 1)).find(|group| *group != own);
+    let Some(other) = other else {
+        eprintln!("skipped: this user has only one group");
+        return;
+    };
+    std::os::unix::fs::chown(&place, None, Some(other)).unwrap();
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o2770)).unwrap();
+    for kind in [&["--persist", "lazy"][..], &["--persist", "disk", "--local"]] {
+        let words = ["publish", "wind", MEAN, "--in", "wind_*.nc", "--share", "group", "--overwrite"];
+        let told = sandbox.run(words.iter().chain(kind)).exits(0);
+        let ours = |line: &&str| line.contains("warning") && line.contains("group/wind");
+        assert_eq!(told.stderr.lines().find(ours), None);
+        let folder = place.join("wind");
+        let all = jobq::datasets::share::within(&folder);
+        assert!(all.len() > 3, "{all:?}");
+        for path in all {
+            let meta = fs::metadata(&path).unwrap();
+            let wanted = if meta.is_dir() { 0o2750 } else { 0o640 };
+            let has = (meta.gid(), meta.permissions().mode() & 0o7777);
+            assert_eq!(has, (other, wanted), "{}", path.display());
+        }
+    }
 }
 
 #[test]
