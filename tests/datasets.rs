@@ -464,8 +464,11 @@ fn what_is_published_survives_the_death_of_everything() {
     assert!(on_cluster("d.nc", "k = m * v", "dataset:means") == stored);
     sandbox.ok(["down"]);
     assert_eq!(names(&datasets(&sandbox)), ["means", "wind"], "down keeps what is published");
+    fs::create_dir(sandbox.file("group")).unwrap();
+    sandbox.ok(["publish", "shared", "--in", "wind_*.nc", "--share", "group"]);
     sandbox.ok(["down", "--purge"]);
     assert!(!datasets(&sandbox).exists());
+    assert_eq!(names(&sandbox.file("group")), [""; 0]);
 }
 
 #[test]
