@@ -527,6 +527,13 @@ fn who_has_a_grant_reads_and_changes_nothing_until_it_is_revoked() {
         assert_eq!(told.code, 77, "{words:?}: {}", told.stderr);
         assert!(told.stderr.contains("read"), "{words:?}: {}", told.stderr);
     }
+    // Another file of the same name doesn't take away what she has, and no other file is overwritten.
+    fs::create_dir(sandbox.file("sub")).unwrap();
+    fs::write(sandbox.file("notes.txt"), "precious").unwrap();
+    sandbox.run(["grant", "--read-only", "-o", "sub/alice.grant"]).exits(78).says("`revoke alice` ends it");
+    sandbox.run(["grant", "--read-only", "-o", "notes.txt"]).exits(78).says("is something else");
+    sandbox.run(["grant", "--read-only", "-o", "al ice.grant"]).exits(2).says("can't name a grant");
+    by(&["status"]).exits(0);
     sandbox.run(["revoke", "alise"]).exits(78).says("there are: alice");
     sandbox.run(["revoke", "alice"]).exits(0).says("opens nothing any more");
     for words in [&["status"][..], &["datasets"], &["open", "dataset:wind"]] {
