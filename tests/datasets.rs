@@ -105,7 +105,7 @@ fn opening_reads_no_source_file() {
     let shown = sandbox.json(["datasets", "wind"]);
     assert_eq!(shown["changed"].as_array().unwrap().len(), 3);
     let words = ["compute", MEAN, "--in", "dataset:wind", "--out", "o.nc", "--local"];
-    sandbox.run(words).exits(78).says("wind_000.nc");
+    sandbox.run(words).exits(78).says("wind_000.nc isn't there any more");
 }
 
 #[test]
@@ -504,6 +504,10 @@ fn who_has_a_grant_reads_and_changes_nothing_until_it_is_revoked() {
         (&list["datasets"][0]["name"], &list["datasets"][1]["name"]),
         (&"means".into(), &"wind".into())
     );
+    let rows = list["datasets"].as_array().unwrap().iter();
+    let kept: Vec<_> = rows.map(|row| (&row["persist"], &row["note"])).collect();
+    assert_eq!(kept[0], (&"disk".into(), &"its values are not shared".into()));
+    assert_eq!(kept[1], (&"lazy".into(), &"".into()));
     assert_eq!(
         by(&["open", "dataset:wind", "--json"]).exits(0).json(),
         sandbox.json(["open", "dataset:wind"])
