@@ -11,7 +11,7 @@ use jobq::format::example::{WindSizes, example_winds};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use support::sandbox::{Ran, Sandbox};
 
@@ -105,7 +105,7 @@ fn opening_reads_no_source_file() {
     let shown = sandbox.json(["datasets", "wind"]);
     assert_eq!(shown["changed"].as_array().unwrap().len(), 3);
     let words = ["compute", MEAN, "--in", "dataset:wind", "--out", "o.nc", "--local"];
-    sandbox.run(words).exits(78).says("wind_000.nc");
+    sandbox.run(words).exits(78).says("wind_000.nc isn't there any more");
 }
 
 #[test]
@@ -213,6 +213,37 @@ fn a_shared_dataset_is_found_by_its_path_and_unreadable_sources_are_warned_of() 
     sandbox.run(["publish", "x", "--in", "wind_*.nc", "--share", "none"]).exits(78).says("no such directory");
     sandbox.ok(["unpublish", "wind"]);
     assert_eq!((names(&place), names(&datasets(&sandbox))), (vec![], vec![]));
+}
+
+#[test]
+fn what_is_shared_is_of_the_directory_s_group() {
+    let sandbox = world();
+    let place = sandbox.file("group");
+    fs::create_dir(&place).unwrap();
+    let own = fs::metadata(&place).unwrap().gid();
+    let groups = nix::unistd::getgroups().unwrap().into_iter().map(nix::unistd::Gid::as_raw);
+    let other = groups.chain(geteuid().is_root().then_some(own + 1)).find(|group| *group != own);
+    let Some(other) = other else {
+        eprintln!("skipped: this user has only one group");
+        return;
+    };
+    std::os::unix::fs::chown(&place, None, Some(other)).unwrap();
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o2770)).unwrap();
+    for kind in [&["--persist", "lazy"][..], &["--persist", "disk", "--local"]] {
+        let words = ["publish", "wind", MEAN, "--in", "wind_*.nc", "--share", "group", "--overwrite"];
+        let told = sandbox.run(words.iter().chain(kind)).exits(0);
+        let ours = |line: &&str| line.contains("warning") && line.contains("group/wind");
+        assert_eq!(told.stderr.lines().find(ours), None);
+        let folder = place.join("wind");
+        let all = jobq::datasets::share::within(&folder);
+        assert!(all.len() > 3, "{all:?}");
+        for path in all {
+            let meta = fs::metadata(&path).unwrap();
+            let wanted = if meta.is_dir() { 0o2750 } else { 0o640 };
+            let has = (meta.gid(), meta.permissions().mode() & 0o7777);
+            assert_eq!(has, (other, wanted), "{}", path.display());
+        }
+    }
 }
 
 #[test]
@@ -433,8 +464,11 @@ fn what_is_published_survives_the_death_of_everything() {
     assert!(on_cluster("d.nc", "k = m * v", "dataset:means") == stored);
     sandbox.ok(["down"]);
     assert_eq!(names(&datasets(&sandbox)), ["means", "wind"], "down keeps what is published");
+    fs::create_dir(sandbox.file("group")).unwrap();
+    sandbox.ok(["publish", "shared", "--in", "wind_*.nc", "--share", "group"]);
     sandbox.ok(["down", "--purge"]);
     assert!(!datasets(&sandbox).exists());
+    assert_eq!(names(&sandbox.file("group")), [""; 0]);
 }
 
 #[test]
@@ -470,6 +504,10 @@ fn who_has_a_grant_reads_and_changes_nothing_until_it_is_revoked() {
         (&list["datasets"][0]["name"], &list["datasets"][1]["name"]),
         (&"means".into(), &"wind".into())
     );
+    let rows = list["datasets"].as_array().unwrap().iter();
+    let kept: Vec<_> = rows.map(|row| (&row["persist"], &row["note"])).collect();
+    assert_eq!(kept[0], (&"disk".into(), &"its values are not shared".into()));
+    assert_eq!(kept[1], (&"lazy".into(), &"".into()));
     assert_eq!(
         by(&["open", "dataset:wind", "--json"]).exits(0).json(),
         sandbox.json(["open", "dataset:wind"])
@@ -493,6 +531,13 @@ fn who_has_a_grant_reads_and_changes_nothing_until_it_is_revoked() {
         assert_eq!(told.code, 77, "{words:?}: {}", told.stderr);
         assert!(told.stderr.contains("read"), "{words:?}: {}", told.stderr);
     }
+    // Another file of the same name doesn't take away what she has, and no other file is overwritten.
+    fs::create_dir(sandbox.file("sub")).unwrap();
+    fs::write(sandbox.file("notes.txt"), "precious").unwrap();
+    sandbox.run(["grant", "--read-only", "-o", "sub/alice.grant"]).exits(78).says("`revoke alice` ends it");
+    sandbox.run(["grant", "--read-only", "-o", "notes.txt"]).exits(78).says("is something else");
+    sandbox.run(["grant", "--read-only", "-o", "al ice.grant"]).exits(2).says("can't name a grant");
+    by(&["status"]).exits(0);
     sandbox.run(["revoke", "alise"]).exits(78).says("there are: alice");
     sandbox.run(["revoke", "alice"]).exits(0).says("opens nothing any more");
     for words in [&["status"][..], &["datasets"], &["open", "dataset:wind"]] {

@@ -7,7 +7,7 @@ use super::inputs::{array_error, dataset};
 use crate::array::published::changed;
 use crate::array::summary::{Summary, utc};
 use crate::datasets::registry::Listed;
-use crate::datasets::{Registry, Stored};
+use crate::datasets::{Persist, Registry, Stored};
 use crate::state::{StateDir, StateError};
 use serde::Serialize;
 use std::fmt::Write;
@@ -60,7 +60,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
 
 fn list(context: &Context) -> Result<(), CliError> {
     let one = |(name, stored): Listed| match stored {
-        Ok(stored) => row(&stored),
+        Ok(stored) => Row { note: note(&stored, context), ..row(&stored) },
         Err(error) => {
             let (persist, note) = ("broken".to_owned(), error.to_string());
             Row { name, persist, note, ..Row::default() }
@@ -102,6 +102,13 @@ fn listed(context: &Context) -> Result<Vec<Listed>, CliError> {
         Err(StateError::NoSuchCluster { .. }) => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// What a reader can't have of it.
+fn note(stored: &Stored, context: &Context) -> String {
+    let is_out_of_reach =
+        context.grant.is_some() && stored.recipe.persist == Persist::Disk && !stored.recipe.shared;
+    if is_out_of_reach { "its values are not shared".to_owned() } else { String::new() }
 }
 
 fn row(stored: &Stored) -> Row {

@@ -5,6 +5,7 @@ use super::connect::{block_on, cluster_spec};
 use super::exit::{CliError, Exit};
 use crate::cluster::down::{DownError, down};
 use crate::config::parse_duration;
+use crate::datasets::Registry;
 use crate::scheduler::shell::transport;
 use crate::state::{Role, StateDir, StateError};
 use serde::Serialize;
@@ -46,6 +47,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         }
     };
     if args.purge {
+        Registry::of(&state).remove_shared()?;
         state.remove()?;
     }
     let report = Report {

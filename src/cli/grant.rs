@@ -3,6 +3,7 @@
 use super::Context;
 use super::connect::state_dir;
 use super::exit::{CliError, Exit};
+use crate::state::StateError;
 use crate::state::grant::issue;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -32,6 +33,18 @@ struct Report<'a> {
     contact: String,
 }
 
+/// What is wrong with what was asked for is no matter of the state directory.
+fn told(error: StateError) -> CliError {
+    match error {
+        StateError::BadGrantName(_) => CliError::usage(error.to_string()),
+        StateError::GrantExists { .. } => CliError::config(error.to_string()),
+        StateError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => {
+            CliError::config(error.to_string()).hint("give another file")
+        }
+        error => error.into(),
+    }
+}
+
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     let state = state_dir(context)?;
     let stem = args.output.file_stem().map(|stem| stem.to_string_lossy().into_owned());
@@ -41,8 +54,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         let message = format!("{} can't be both the grant and its contact", contact.display());
         return Err(CliError::usage(message).hint("give another --contact PATH"));
     }
-    let grant = issue(&state, &name, &contact)?;
-    grant.write(&args.output)?;
+    let grant = issue(&state, &name, &contact, &args.output).map_err(told)?;
     let (file, contact) = (args.output.display(), grant.contact.display());
     if context.out.is_json() {
         let (file, addresses) = (file.to_string(), &grant.addresses[..]);

@@ -16,22 +16,39 @@ const MAX_BYTES: u64 = 4 << 30;
 
 /// All datasets that the cluster has.
 pub fn list(context: &Context) -> Result<Vec<Listed>, CliError> {
-    let named = block_on(async { folders(&mut client(context).await?).await })?;
-    let one = |name: &String| match dataset(name, context) {
-        Ok(stored) => Ok(stored),
-        Err(error) => Err(DatasetError::Damaged { path: PathBuf::from(name), reason: error.message }),
-    };
-    Ok(named.into_iter().map(|(name, _)| (name.clone(), one(&name))).collect())
+    let scratch = Scratch::below(&std::env::temp_dir())?;
+    block_on(async {
+        let mut client = client(context).await?;
+        let mut listed = Vec::new();
+        for (name, folder) in folders(&mut client).await? {
+            let there = scratch.path().join(&name);
+            let made = std::fs::create_dir(&there);
+            made.map_err(|error| CliError::config(format!("{}: {error}", there.display())))?;
+            // Only its recipe: a list needs no more, and values that aren't shared make nothing broken.
+            let stored = match recipe_of(&mut client, &name, &there).await {
+                Ok(stored) => Ok(Stored { folder: folder.into(), ..stored }),
+                Err(error) => {
+                    Err(DatasetError::Damaged { path: PathBuf::from(&name), reason: error.message })
+                }
+            };
+            listed.push((name, stored));
+        }
+        Ok(listed)
+    })
+}
+
+async fn recipe_of(client: &mut Client, name: &str, folder: &Path) -> Result<Stored, CliError> {
+    check_name(name)?;
+    bring(client, name, recipe::FILE, folder).await?;
+    Ok(Stored::open(folder)?)
 }
 
 /// The dataset of that name. What is brought of it stays until the program ends.
 pub fn dataset(name: &str, context: &Context) -> Result<Stored, CliError> {
-    check_name(name)?;
     let scratch = Scratch::below(&std::env::temp_dir())?;
     let stored = block_on(async {
         let mut client = client(context).await?;
-        bring(&mut client, name, recipe::FILE, scratch.path()).await?;
-        let stored = Stored::open(scratch.path())?;
+        let stored = recipe_of(&mut client, name, scratch.path()).await?;
         if stored.recipe.persist != Persist::Disk {
             bring(&mut client, name, TABLE, scratch.path()).await?;
             return Ok(stored);

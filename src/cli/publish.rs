@@ -10,7 +10,7 @@ use super::inputs::{Inputs, array_error};
 use super::pinned;
 use crate::array::published::to_table;
 use crate::array::{self, ComputeRequest, Published};
-use crate::datasets::share::{group_of, unreadable};
+use crate::datasets::share::{group_of, unreadable, within};
 use crate::datasets::{
     DATA, DatasetError, Draft, Persist, Publication, Recipe, Registry, Stored, TABLE, check_name,
 };
@@ -197,7 +197,8 @@ impl Work {
 fn warn_unreadable(stored: &Stored, context: &Context) {
     let place = stored.folder.parent().unwrap_or(Path::new("/"));
     let Ok(group) = group_of(place) else { return };
-    let own = std::iter::once(stored.folder.as_path());
+    let own = within(&stored.folder);
+    let own = own.iter().map(PathBuf::as_path);
     let sources = stored.recipe.inputs.iter().map(|input| Path::new(&input.path));
     // With values of its own, the source files are needed no more.
     let files: Vec<&Path> = match stored.recipe.persist {

@@ -450,6 +450,7 @@ pub(super) fn explain(error: UpError, context: &Context) -> CliError {
             .hint(format!("`{program} status` waits for it, `{program} down` ends it")),
         UpError::Client(error) => error.into(),
         UpError::State(error) => error.into(),
+        UpError::Dataset(error) => error.into(),
         UpError::Down(error) => super::down::explain(error),
         UpError::Differs { .. } => CliError::config(error.to_string()).hint(format!(
             "`{program} up --replace` with the same flags replaces it; `{program} scale N` only changes the workers"

@@ -4,6 +4,7 @@
 use super::launch::{self, Patience};
 use super::liveness::{Liveness, look};
 use super::up::{UpError, identity_of, spec_of};
+use crate::datasets::Registry;
 use crate::state::prune::{self, Leaving};
 use crate::state::{Intents, Outcome, Role, StateDir, StateError};
 use std::collections::BTreeSet;
@@ -37,6 +38,9 @@ const PARTS: &[(&str, &str)] = &[
     ("queue", "its own queue's files"),
     ("scheduler.log", "its scheduler's log"),
 ];
+
+/// What is left of whoever was killed while publishing.
+const UNFINISHED: &str = "an unfinished dataset";
 
 /// Looks through all clusters under `root` for what nothing was written to for `age`.
 ///
@@ -76,7 +80,7 @@ async fn find_in(
     };
     let is_down = matches!(liveness, Liveness::Down);
     if is_down && let Some(leaving) = old(state.path()).pop() {
-        if is_empty(&state.datasets_dir()) {
+        if Registry::of(&state).names()?.is_empty() {
             findings
                 .rubbish
                 .push(Rubbish { whole: true, ..found("a cluster brought down long ago", leaving) });
@@ -98,6 +102,8 @@ async fn find_in(
         }
         Liveness::Alive(_) | Liveness::Down => {}
     }
+    let unfinished = prune::older(Registry::of(&state).unfinished(), age, now);
+    findings.rubbish.extend(unfinished.into_iter().map(|leaving| found(UNFINISHED, leaving)));
     for path in set_aside(state.path())? {
         let what = "a journal that was put aside";
         findings.rubbish.extend(old(&path).into_iter().map(|leaving| found(what, leaving)));
@@ -116,23 +122,22 @@ async fn find_in(
 /// # Errors
 /// It can't be removed; or the cluster came up meanwhile, and nothing was.
 pub async fn remove(root: &Path, rubbish: &Rubbish) -> Result<(), UpError> {
+    if rubbish.what == UNFINISHED {
+        let registry = Registry::of(&StateDir::open(root, &rubbish.cluster)?);
+        return Ok(registry.remove_unfinished(&rubbish.leaving)?);
+    }
     if !rubbish.whole {
         return Ok(prune::remove(&rubbish.leaving)?);
     }
     let state = StateDir::open(root, &rubbish.cluster)?;
     let _right = launch::right(&state, Patience::silent(|| ())).await?;
     let is_up = state.read_contact()?.is_some();
-    if is_up || !is_empty(&state.datasets_dir()) {
+    let registry = Registry::of(&state);
+    if is_up || !registry.names()?.is_empty() {
         return Err(UpError::CameUp { name: rubbish.cluster.clone() });
     }
+    registry.remove_shared()?;
     Ok(state.remove()?)
-}
-
-fn is_empty(dir: &Path) -> bool {
-    match std::fs::read_dir(dir) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-    }
 }
 
 /// Journals that nothing reads any more.
@@ -180,6 +185,7 @@ mod tests {
             let state = StateDir::create(&root, name).unwrap();
             std::fs::create_dir(state.path().join("journal.lost")).unwrap();
             std::fs::write(state.allocations_dir().join("jq1.log"), "x").unwrap();
+            std::fs::create_dir(state.datasets_dir().join(".wind.0123456789abcdef.tmp")).unwrap();
         }
         let keeper = StateDir::open(&root, "keeper").unwrap();
         std::fs::write(keeper.datasets_dir().join("wind"), "precious").unwrap();
@@ -192,6 +198,7 @@ mod tests {
             found(&later),
             [
                 ("", ".gone.abc.removed"),
+                ("keeper", ".wind.0123456789abcdef.tmp"),
                 ("keeper", "journal"),
                 ("keeper", "journal.lost"),
                 ("keeper", "jq1.log"),
@@ -205,7 +212,9 @@ mod tests {
         }
         assert_eq!(StateDir::list(&root).unwrap(), ["keeper"]);
         assert_eq!(std::fs::read_dir(&root).unwrap().count(), 1);
-        assert!(keeper.datasets_dir().join("wind").exists());
+        let datasets =
+            std::fs::read_dir(keeper.datasets_dir()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(datasets.collect::<Vec<_>>(), ["wind"]);
         assert!(keeper.identity(Role::Admin).is_ok());
     }
 }

@@ -6,6 +6,7 @@ use super::launch::{self, Beginning, LaunchError, Patience};
 use super::liveness::{Dead, Liveness, Remains, look, look_patiently, remains};
 use super::revive::{self, Resumed};
 use crate::client::{Client, ClientError};
+use crate::datasets::DatasetError;
 use crate::net::Transport;
 use crate::protocol::{
     AllocationId, AllocationReport, AllocationStateName, Reply, Request, StatusReport, WorkerStateName,
@@ -31,6 +32,8 @@ pub enum UpError {
     Client(#[from] ClientError),
     #[error(transparent)]
     State(#[from] StateError),
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
     #[error(transparent)]
     Down(#[from] DownError),
     #[error(transparent)]

@@ -1,12 +1,13 @@
 //! A dataset's folder: made beside its place under a hidden name, and given its name when it is whole.
 
 use super::claim::{self, Claim, OWNER, belongs};
+use super::share::group_of;
 use super::{DatasetError, check_name};
 use crate::kernels::directory;
 use crate::state::prune;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub struct Draft {
 struct Shared {
     claim: Claim,
     owner: String,
+    /// Of the directory: those whom it is shared with.
+    group: u32,
 }
 
 impl Draft {
@@ -68,12 +71,13 @@ impl Draft {
         check_name(name)?;
         let target = place.join(name);
         check_ours(&target, owner)?;
+        let group = group_of(place).map_err(|error| DatasetError::io("look at", place, error))?;
         let claim = Claim::begin(home, name, &target)?;
         let (path, name) = (claim.hidden().to_owned(), name.to_owned());
-        let shared = Some(Shared { claim, owner: owner.to_owned() });
+        let shared = Some(Shared { claim, owner: owner.to_owned(), group });
         let draft = Draft { path, target, name, overwrite, shared, committed: false };
         draft.create()?;
-        draft.set_mode(&draft.path, 0o750)?;
+        draft.give_to_group(&draft.path, group, true)?;
         draft.write(OWNER, format!("{owner}\n").as_bytes())?;
         Ok(draft)
     }
@@ -115,8 +119,8 @@ impl Draft {
     /// # Errors
     /// The name was taken meanwhile, or whatever the system says.
     pub fn commit(mut self) -> Result<PathBuf, DatasetError> {
-        if self.shared.is_some() {
-            self.open_to_group(&self.path)?;
+        if let Some(shared) = &self.shared {
+            self.open_to_group(&self.path, shared.group)?;
         }
         sync(&self.path)?;
         match &self.shared {
@@ -128,7 +132,7 @@ impl Draft {
     }
 
     /// The folder comes to its place, and then the cluster's link leads there.
-    fn commit_shared(&self, Shared { claim, owner }: &Shared) -> Result<(), DatasetError> {
+    fn commit_shared(&self, Shared { claim, owner, .. }: &Shared) -> Result<(), DatasetError> {
         if claim.is_linked() {
             if !self.overwrite {
                 return Err(self.exists());
@@ -171,17 +175,24 @@ impl Draft {
     }
 
     /// Everything that others wrote into it, too.
-    fn open_to_group(&self, folder: &Path) -> Result<(), DatasetError> {
+    fn open_to_group(&self, folder: &Path, group: u32) -> Result<(), DatasetError> {
         let list = std::fs::read_dir(folder).map_err(|error| DatasetError::io("list", folder, error))?;
         for entry in list {
             let entry = entry.map_err(|error| DatasetError::io("list", folder, error))?;
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            self.set_mode(&entry.path(), if is_folder { 0o750 } else { 0o640 })?;
+            self.give_to_group(&entry.path(), group, is_folder)?;
             if is_folder {
-                self.open_to_group(&entry.path())?;
+                self.open_to_group(&entry.path(), group)?;
             }
         }
         Ok(())
+    }
+
+    fn give_to_group(&self, path: &Path, group: u32, is_folder: bool) -> Result<(), DatasetError> {
+        // Who isn't of the group can't; that its members can't read it is warned of when it is published.
+        let _ = chown(path, None, Some(group));
+        // What comes into a folder later is the group's, too.
+        self.set_mode(path, if is_folder { 0o2750 } else { 0o640 })
     }
 
     /// Whatever the umask is.

@@ -1,11 +1,12 @@
 //! The datasets of a cluster: each a folder, or a link to one that is shared with others.
 
 use super::claim::{self, Claim, belongs};
-use super::folder::{DATA, Draft, TABLE, sync};
+use super::folder::{DATA, Draft, TABLE, hidden_in, sync};
 use super::{DatasetError, Persist, Recipe, check_name, readme, recipe};
 use crate::array::published::{from_table, to_table};
 use crate::array::{self, Held, Joined, Published};
 use crate::kernels::directory;
+use crate::state::prune::{self, Leaving};
 use crate::state::{Role, StateDir};
 use std::collections::BTreeMap;
 use std::io;
@@ -66,6 +67,14 @@ impl Registry {
     /// # Errors
     /// The folder can't be listed.
     pub fn list(&self) -> Result<Vec<Listed>, DatasetError> {
+        Ok(self.names()?.into_iter().map(|name| (name.clone(), self.open(&name))).collect())
+    }
+
+    /// The names alone.
+    ///
+    /// # Errors
+    /// The folder can't be listed.
+    pub fn names(&self) -> Result<Vec<String>, DatasetError> {
         let entries = match std::fs::read_dir(&self.place) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -74,7 +83,7 @@ impl Registry {
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         let mut names: Vec<String> = names.filter(|name| check_name(name).is_ok()).collect();
         names.sort();
-        Ok(names.into_iter().map(|name| (name.clone(), self.open(&name))).collect())
+        Ok(names)
     }
 
     /// # Errors
@@ -206,6 +215,41 @@ impl Registry {
             claim.settle(&self.owner()?)?;
         }
         Ok(stays)
+    }
+
+    /// Removes all that the cluster has in shared directories: its own folder is to go, and with it what leads there.
+    ///
+    /// # Errors
+    /// Something can't be removed.
+    pub fn remove_shared(&self) -> Result<(), DatasetError> {
+        for name in self.names()?.iter().filter(|name| self.linked(name).is_some()) {
+            self.remove(name)?;
+        }
+        Claim::list(&self.place, None).iter().try_for_each(|claim| claim.settle(&self.owner()?))
+    }
+
+    /// What isn't a dataset: of those who publish or remove one now, and of those who were killed over it.
+    pub fn unfinished(&self) -> Vec<Leaving> {
+        let claims = Claim::list(&self.place, None).into_iter().map(|claim| {
+            let (mut all, there) = (prune::measured(claim.path()), prune::measured(claim.hidden()));
+            all.nbytes += there.nbytes;
+            all.inodes += there.inodes;
+            all.modified = all.modified.max(there.modified);
+            all
+        });
+        claims.chain(hidden_in(&self.place)).collect()
+    }
+
+    /// Removes what is unfinished, in shared directories too.
+    ///
+    /// # Errors
+    /// It can't be removed.
+    pub fn remove_unfinished(&self, leaving: &Leaving) -> Result<(), DatasetError> {
+        let is_it = |claim: &Claim| leaving.paths.iter().any(|path| path == claim.path());
+        match Claim::list(&self.place, None).iter().find(|claim| is_it(claim)) {
+            Some(claim) => claim.settle(&self.owner()?),
+            None => Ok(prune::remove(leaving)?),
+        }
     }
 
     /// This cluster's name for itself in shared folders.
@@ -392,6 +436,24 @@ mod tests {
         let late = world.draft(Some("a"), false, "late").unwrap();
         assert_eq!(world.registry.remove("x").unwrap(), None);
         assert!(world.registry.put("x", late).is_err());
+        assert_eq!(world.seen(), seen(&[], &[], &[]));
+    }
+
+    #[test]
+    fn whoever_removes_the_cluster_removes_what_it_shares() {
+        let world = World::new();
+        world.publish(Some("a"), false, "shared").unwrap();
+        let wanted = Publication { share: Some(world.at("b")), ..Publication::new("y", Persist::Lazy) };
+        std::mem::forget(world.registry.begin(&wanted).unwrap());
+        std::mem::forget(world.registry.begin(&Publication::new("z", Persist::Lazy)).unwrap());
+        assert_eq!(world.registry.unfinished().len(), 2);
+        assert_eq!(world.registry.names().unwrap(), ["x"]);
+        for leaving in world.registry.unfinished() {
+            world.registry.remove_unfinished(&leaving).unwrap();
+        }
+        assert_eq!(world.seen(), seen(&["x"], &["x"], &[]));
+        std::mem::forget(world.registry.begin(&wanted).unwrap());
+        world.registry.remove_shared().unwrap();
         assert_eq!(world.seen(), seen(&[], &[], &[]));
     }
 

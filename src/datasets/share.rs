@@ -19,6 +19,20 @@ pub fn unreadable<'a>(files: impl Iterator<Item = &'a Path>, group: u32) -> Vec<
     files.filter_map(|file| reason(file, group, &mut folders)).collect()
 }
 
+/// The folder, and everything in it. What can't be listed is nothing: the folder itself is told.
+pub fn within(folder: &Path) -> Vec<PathBuf> {
+    let mut found = vec![folder.to_owned()];
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(within(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
 fn reason(file: &Path, group: u32, folders: &mut BTreeMap<PathBuf, bool>) -> Option<String> {
     let shown = file.display();
     // What a link leads to counts, and so do the folders on the way there.

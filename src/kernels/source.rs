@@ -127,6 +127,11 @@ impl FileStamp {
     /// The file can't be seen on this host, or has changed since the plan was made.
     pub fn check(&self) -> Result<(), KernelError> {
         let now = FileStamp::of(Path::new(&self.path)).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound if self.table.is_some() => KernelError::new(format!(
+                "{} isn't there any more, or can't be seen on {}: it was when it was published",
+                self.path,
+                host()
+            )),
             io::ErrorKind::NotFound => KernelError::new(format!(
                 "visible here, not on {}: {} (its directory must be one that every worker sees)",
                 host(),

@@ -50,13 +50,16 @@ struct Place {
     path: PathBuf,
 }
 
-/// Makes a grant of that name, which counts from now on. An older one of the name counts no more. `copy` is the file to
-/// which schedulers will copy where they are.
+/// Writes a grant of that name to `file`, for its bearer, mode 0600; it counts from now on. `copy` is the file to which
+/// schedulers will copy where they are. If `file` has the grant of the name already, the new one takes its place.
 ///
 /// # Errors
-/// A bad name, no scheduler to contact, keys that can't be made, or a folder that can't be written.
-pub fn issue(state: &StateDir, name: &str, copy: &Path) -> Result<Grant, StateError> {
-    super::dir::check_name(name)?;
+/// A bad name, or that of a grant in another file, which stays as it is; files of something else, which stay too; no
+/// scheduler to contact, keys that can't be made, or what can't be written. Then nothing counts that didn't before, and
+/// nothing less.
+pub fn issue(state: &StateDir, name: &str, copy: &Path, file: &Path) -> Result<Grant, StateError> {
+    check_name(name)?;
+    check_free(state, name, copy, file)?;
     let contact = state.read_contact()?.ok_or_else(|| {
         let missing = io::Error::new(io::ErrorKind::NotFound, "the cluster is not up");
         StateError::io("read", state.contact_path(), missing)
@@ -65,19 +68,55 @@ pub fn issue(state: &StateDir, name: &str, copy: &Path) -> Result<Grant, StateEr
     create_private_dir(&state.grants_dir())?;
     let place = std::path::absolute(copy).map_err(|error| StateError::io("look at", copy, error))?;
     tell(&place, &contact)?;
-    super::dir::write_toml(&place_path(state, name), &Place { path: place.clone() })?;
-    let path = state.grants_dir().join(format!("{name}{ENDING}"));
-    files::write_atomic(&path, certificate.as_bytes())?;
-    Ok(Grant {
+    let grant = Grant {
         name: name.to_owned(),
         cluster: state.name().to_owned(),
         cluster_id: contact.cluster_id,
         addresses: contact.addresses,
-        contact: place,
+        contact: place.clone(),
         authority,
         certificate,
         key,
-    })
+    };
+    super::dir::write_toml(file, &grant)?;
+    super::dir::write_toml(&place_path(state, name), &Place { path: place })?;
+    // Last: with it the new one counts, and an older one no more.
+    files::write_atomic(&path(state, name), grant.certificate.as_bytes())?;
+    Ok(grant)
+}
+
+/// What is in the way of a new grant: files that aren't ours to replace, and a grant that would be revoked unasked.
+fn check_free(state: &StateDir, name: &str, copy: &Path, file: &Path) -> Result<(), StateError> {
+    let taken = |path: &Path| StateError::Io {
+        action: "write a grant to",
+        path: path.to_owned(),
+        source: io::Error::new(io::ErrorKind::AlreadyExists, "it is there, and is something else"),
+    };
+    let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    let old: Option<Grant> = super::dir::read_toml(file).ok().flatten();
+    if old.is_none() && is_there(file) {
+        return Err(taken(file));
+    }
+    if is_there(copy) && !matches!(super::dir::read_toml::<Whereabouts>(copy), Ok(Some(_))) {
+        return Err(taken(copy));
+    }
+    let issued = files::read_small(&path(state, name))?;
+    let is_same = old.as_ref().is_some_and(|old| Some(old.certificate.as_bytes()) == issued.as_deref());
+    match (issued, old) {
+        (Some(_), _) if !is_same => Err(StateError::GrantExists { name: name.to_owned() }),
+        // A file of another grant, which may still count.
+        (None, Some(old)) if old.name != name => Err(taken(file)),
+        _ => Ok(()),
+    }
+}
+
+fn check_name(name: &str) -> Result<(), StateError> {
+    super::dir::check_name(name).map_err(|_| StateError::BadGrantName(name.to_owned()))
+}
+
+/// Where the certificate is by which the grant counts.
+fn path(state: &StateDir, name: &str) -> PathBuf {
+    state.grants_dir().join(format!("{name}{ENDING}"))
 }
 
 /// Copies where this scheduler is to wherever bearers of grants look for it. Returns what went wrong: that is no reason
@@ -114,8 +153,8 @@ fn place_path(state: &StateDir, name: &str) -> PathBuf {
 /// # Errors
 /// A bad name, or a folder that can't be written.
 pub fn revoke(state: &StateDir, name: &str) -> Result<bool, StateError> {
-    super::dir::check_name(name)?;
-    let path = state.grants_dir().join(format!("{name}{ENDING}"));
+    check_name(name)?;
+    let path = path(state, name);
     let revoked = std::fs::remove_file(&path);
     // The copy itself stays: with it the bearer gets to the scheduler, and is told that the grant is revoked.
     let _ = std::fs::remove_file(place_path(state, name));
@@ -149,7 +188,7 @@ pub fn list(state: &StateDir) -> Result<Vec<String>, StateError> {
 /// Whether this certificate (DER) is that of a grant that counts. What can't be read counts for nothing.
 pub fn counts(state: &StateDir, certificate: &[u8]) -> bool {
     let is_it = |name: &String| {
-        let path = state.grants_dir().join(format!("{name}{ENDING}"));
+        let path = path(state, name);
         let text = files::read_small(&path).ok().flatten();
         let leaf = text.and_then(|text| identity::leaf_of_pem(&path, &text).ok());
         leaf.is_some_and(|leaf| *leaf == *certificate)
@@ -173,14 +212,6 @@ impl Grant {
         let malformed =
             |reason: &str| StateError::Malformed { path: path.to_owned(), reason: reason.to_owned() };
         grant.ok_or_else(|| malformed("it is gone"))
-    }
-
-    /// Writes it for its bearer, mode 0600.
-    ///
-    /// # Errors
-    /// It can't be written.
-    pub fn write(&self, path: &Path) -> Result<(), StateError> {
-        super::dir::write_toml(path, self)
     }
 
     /// Where the scheduler is: as the last one has told, if that can be read here; else as it was when the grant was
@@ -210,14 +241,8 @@ mod tests {
     use super::*;
     use crate::state::Contact;
 
-    #[test]
-    fn a_grant_counts_until_it_is_revoked() {
-        let home = tempfile::tempdir().unwrap();
-        let state = StateDir::create(&home.path().join("state"), "default").unwrap();
-        let copy = |name: &str| home.path().join(format!("{name}.contact"));
-        let issue = |state: &StateDir, name: &str| issue(state, name, &copy(name));
-        assert!(matches!(issue(&state, "alice"), Err(StateError::Io { .. })), "there is no contact");
-        let contact = Contact {
+    fn contact(state: &StateDir) -> Contact {
+        Contact {
             addresses: vec!["n1:7".into()],
             epoch: 1,
             cluster_id: state.identity(identity::Role::Admin).unwrap().cluster_id(),
@@ -231,11 +256,58 @@ mod tests {
             life: String::new(),
             job: String::new(),
             job_name: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_grant_that_can_not_be_written_revokes_none_and_replaces_no_other_file() {
+        let home = tempfile::tempdir().unwrap();
+        let state = StateDir::create(&home.path().join("state"), "default").unwrap();
+        state.write_contact(&contact(&state)).unwrap();
+        let at = |name: &str| home.path().join(name);
+        let alice = issue(&state, "alice", &at("alice.contact"), &at("alice.grant")).unwrap();
+        let counted = |grant: &Grant| counts(&state, grant.identity(&at("alice.grant")).unwrap().leaf());
+        let refused = |name: &str, contact: &str, file: &str| {
+            let error = issue(&state, name, &at(contact), &at(file)).unwrap_err().to_string();
+            assert!(counted(&alice) && Grant::read(&at("alice.grant")).unwrap() == alice, "{error}");
+            error
         };
+        std::fs::write(at("notes.txt"), "precious").unwrap();
+        std::fs::create_dir(at("sub")).unwrap();
+        for (name, contact, file, words) in [
+            ("alice", "alice.contact", "none/alice.grant", "grant 'alice' counts already"),
+            ("alice", "sub/alice.contact", "sub/alice.grant", "grant 'alice' counts already"),
+            ("bob", "bob.contact", "none/bob.grant", "none"),
+            ("bob", "bob.contact", "notes.txt", "notes.txt: it is there, and is something else"),
+            ("bob", "notes.txt", "bob.grant", "notes.txt: it is there, and is something else"),
+            ("bob", "bob.contact", "alice.grant", "alice.grant: it is there, and is something else"),
+            ("b ob", "bob.contact", "bob.grant", "'b ob' can't name a grant"),
+        ] {
+            let error = refused(name, contact, file);
+            assert!(error.contains(words), "{error}");
+        }
+        assert_eq!(std::fs::read_to_string(at("notes.txt")).unwrap(), "precious");
+        assert_eq!(list(&state).unwrap(), ["alice"]);
+        // Where it is written again, it is another.
+        let again = issue(&state, "alice", &at("alice.contact"), &at("alice.grant")).unwrap();
+        assert!(!counted(&alice) && counted(&again));
+        // A file whose grant is revoked is only a file.
+        assert!(revoke(&state, "alice").unwrap());
+        assert!(counted(&issue(&state, "alice", &at("alice.contact"), &at("alice.grant")).unwrap()));
+    }
+
+    #[test]
+    fn a_grant_counts_until_it_is_revoked() {
+        let home = tempfile::tempdir().unwrap();
+        let state = StateDir::create(&home.path().join("state"), "default").unwrap();
+        let copy = |name: &str| home.path().join(format!("{name}.contact"));
+        let file = |name: &str| home.path().join(format!("{name}.grant"));
+        let issue = |state: &StateDir, name: &str| issue(state, name, &copy(name), &file(name));
+        assert!(matches!(issue(&state, "alice"), Err(StateError::Io { .. })), "there is no contact");
+        let contact = contact(&state);
         state.write_contact(&contact).unwrap();
         let (alice, bob) = (issue(&state, "alice").unwrap(), issue(&state, "bob").unwrap());
-        let path = home.path().join("alice.grant");
-        alice.write(&path).unwrap();
+        let path = file("alice");
         assert_eq!(Grant::read(&path).unwrap(), alice);
         // A scheduler that comes later tells where it is, and an earlier one that is late doesn't.
         let moved =

@@ -48,6 +48,16 @@ pub enum StateError {
         max = dir::MAX_NAME_BYTES
     )]
     BadName(String),
+    #[error(
+        "'{0}' can't name a grant: use 1 to {max} letters, digits, - _ and ., starting with a letter or a digit \
+         (`--to NAME`)",
+        max = dir::MAX_NAME_BYTES
+    )]
+    BadGrantName(String),
+    #[error(
+        "grant '{name}' counts already, and its file is another one: `revoke {name}` ends it, `--to NAME` makes another"
+    )]
+    GrantExists { name: String },
     #[error("{} isn't a directory", path.display())]
     NotADirectory { path: PathBuf },
     #[error("{} belongs to user {owner}, not to you ({expected}); jobq won't trust what is in it", path.display())]
