@@ -1,7 +1,11 @@
 //! What journalling costs: a graph of kernels through the scheduler's core, with the journal on disk and with nothing,
 //! in turns in one run. `cargo bench --bench journal -- [TASKS] [DIRECTORY]`; the journal is written into DIRECTORY
-//! (default: the temporary directory). Prints the processor time of the whole process, which is what journalling takes
-//! from a scheduler, the wall time, and the ratios of the medians.
+//! (default: the temporary directory). Prints the processor time of the whole process, the writer's thread included,
+//! the wall time, and the ratios of the medians. A third kind of round writes the journal and has everything count as
+//! durable at once: no scheduler may do that, but it tells what writing costs apart from what it costs the core to keep
+//! values until the disk has answered. A core alone is no scheduler: then `jq bench tasks` runs as many tasks
+//! on a real cluster, whose journal can't be switched off, and what journalling took from the core is told as a share
+//! of what the scheduler, and scheduler and workers together, spend without it.
 //!
 //! `cargo bench --bench journal -- --endless [SECONDS] [DIRECTORY]` runs small graphs for so long with a small history
 //! and small files, and prints how large the journal and the process are meanwhile: both stay flat.
@@ -22,6 +26,12 @@ const ROUNDS: usize = 5;
 /// Tasks of one part, as clients cut their graphs.
 const PART: u32 = 50_000;
 
+/// The kinds of rounds.
+const KINDS: [&str; 3] = ["on     ", "written", "off    "];
+const ON: usize = 0;
+const WRITTEN: usize = 1;
+const OFF: usize = 2;
+
 /// Where records go.
 enum Sink {
     /// Counted as durable at once.
@@ -32,6 +42,8 @@ enum Sink {
 struct Cluster {
     core: Core,
     sink: Sink,
+    /// What is written counts only once the disk has answered.
+    waits: bool,
     started: Instant,
     durable: u64,
     request: u128,
@@ -54,51 +66,73 @@ fn main() {
 
 fn ratio(tasks: u32, dir: &Path) {
     let parts: Vec<Columns> = (0..tasks.div_ceil(PART)).map(|n| part(PART.min(tasks - n * PART))).collect();
-    let (mut with, mut without) = (Vec::new(), Vec::new());
+    // Processor and wall of each round, by kind.
+    let mut spent = KINDS.map(|_| Vec::new());
     for round in 0..ROUNDS {
-        for on in [round % 2 == 0, round % 2 != 0] {
+        for turn in 0..KINDS.len() {
+            let kind = (round + turn) % KINDS.len();
             let home = Home::in_dir(dir);
-            let sink = if on { disk(&home.0, Options::default()) } else { Sink::Nowhere };
-            let mut cluster = Cluster::new(sink, CoreConfig::default());
+            let sink = if kind == OFF { Sink::Nowhere } else { disk(&home.0, Options::default()) };
+            let mut cluster = Cluster::new(sink, kind == ON, CoreConfig::default());
             let (cpu, wall) = (cpu_seconds(), Instant::now());
             for (n, columns) in parts.iter().enumerate() {
                 cluster.submit(n as u32, n + 1 == parts.len(), columns.clone(), 1);
             }
             cluster.run_until(u64::from(tasks));
             cluster.close();
-            let spent = (cpu_seconds() - cpu, wall.elapsed().as_secs_f64());
-            if on {
-                with.push(spent)
-            } else {
-                without.push(spent)
-            }
-            println!(
-                "journal {}: {:.3} s of processor, {:.3} s of wall",
-                if on { "on " } else { "off" },
-                spent.0,
-                spent.1
-            );
+            let (cpu, wall) = (cpu_seconds() - cpu, wall.elapsed().as_secs_f64());
+            println!("journal {}: {cpu:.3} s of processor, {wall:.3} s of wall", KINDS[kind]);
+            spent[kind].push((cpu, wall));
         }
     }
+    println!("the core alone, {tasks} tasks:");
     let median = |times: &[(f64, f64)], which: fn(&(f64, f64)) -> f64| {
         let mut times: Vec<f64> = times.iter().map(which).collect();
         times.sort_by(f64::total_cmp);
         times[times.len() / 2]
     };
     for (what, which) in [("processor", (|t| t.0) as fn(&(f64, f64)) -> f64), ("wall", |t| t.1)] {
-        let (with, without) = (median(&with, which), median(&without, which));
+        let [with, writing, without] = [ON, WRITTEN, OFF].map(|kind| median(&spent[kind], which));
+        let percent = |seconds: f64| (seconds / without - 1.0) * 100.0;
         println!(
-            "{what}: {with:.3} s with, {without:.3} s without the journal: {:+.1} %",
-            (with / without - 1.0) * 100.0
+            "{what}: {with:.3} s with, {without:.3} s without the journal: {:+.1} %; {:+.1} % if nothing waits for it",
+            percent(with),
+            percent(writing)
         );
     }
+    let [with, without] = [ON, OFF].map(|kind| median(&spent[kind], |t| t.0));
+    share_of_a_cluster(tasks, dir, with - without);
+}
+
+/// What `journalling` seconds of processor are to a cluster that runs so many tasks.
+fn share_of_a_cluster(tasks: u32, dir: &Path, journalling: f64) {
+    let home = Home::in_dir(dir);
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_jq"))
+        .args(["bench", "tasks", "--quiet", "--json", "--workers", &WORKERS.to_string()])
+        .args(["--count", &tasks.to_string()])
+        .env("XDG_STATE_HOME", &home.0)
+        .output()
+        .expect("jq starts");
+    assert!(output.status.success(), "jq bench: {}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a report");
+    let figure = |name: &str| report[name]["median"].as_f64().expect("a figure of every run");
+    let scheduler = figure("scheduler_cpu_us_per_task");
+    let all = scheduler + figure("worker_cpu_us_per_task");
+    let journal = journalling / f64::from(tasks) * 1e6;
+    let percent = |of: f64| journal / (of - journal) * 100.0;
+    println!("a cluster of {WORKERS} workers, {tasks} tasks, {:.2} s of wall:", figure("seconds"));
+    println!(
+        "of {scheduler:.2} us of the scheduler's processor a task {journal:.3} are the journal's: {:+.1} % on the rest",
+        percent(scheduler)
+    );
+    println!("of {all:.2} us of scheduler and workers together: {:+.1} % on the rest", percent(all));
 }
 
 fn endless(span: Duration, dir: &Path) {
     let home = Home::in_dir(dir);
     let options = Options { segment_bytes: 1 << 20, snapshot_bytes: 4 << 20 };
     let config = CoreConfig { keep_settled: 20_000, ..CoreConfig::default() };
-    let mut cluster = Cluster::new(disk(&home.0, options), config);
+    let mut cluster = Cluster::new(disk(&home.0, options), true, config);
     let (mut tasks, mut graph, mut told) = (0, 0, Instant::now());
     let columns = part(1000);
     println!("{:>8} {:>10} {:>12} {:>12}", "seconds", "tasks", "journal KiB", "memory KiB");
@@ -118,11 +152,12 @@ fn endless(span: Duration, dir: &Path) {
 }
 
 impl Cluster {
-    fn new(sink: Sink, config: CoreConfig) -> Cluster {
+    fn new(sink: Sink, waits: bool, config: CoreConfig) -> Cluster {
         let core = Core::new(config, Time(0));
         let mut cluster = Cluster {
             core,
             sink,
+            waits,
             started: Instant::now(),
             durable: 0,
             request: 0,
@@ -228,6 +263,9 @@ impl Cluster {
                 // The seal is the journal's own record, before the core's first.
                 let entry = Entry { seq: seq.0 + 1, kind: KIND, version: VERSION, body };
                 journal.append(entry).expect("the journal takes records in order");
+                if !self.waits {
+                    self.durable = seq.0;
+                }
             }
         }
     }
@@ -236,10 +274,10 @@ impl Cluster {
     fn hear(&mut self, everything: bool) {
         if let Sink::Disk(journal, told) = &mut self.sink {
             loop {
-                let wait = everything && self.durable + 2 < journal.next_seq();
+                let wait = everything && self.waits && self.durable + 2 < journal.next_seq();
                 let progress = if wait { told.recv().ok() } else { told.try_recv().ok() };
                 match progress {
-                    Some(Progress::Durable(seq)) => self.durable = seq - 1,
+                    Some(Progress::Durable(seq)) => self.durable = self.durable.max(seq - 1),
                     Some(Progress::Failed(error)) => panic!("{error}"),
                     Some(_) => {}
                     None => break,
