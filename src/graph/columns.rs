@@ -18,15 +18,20 @@ pub const MAX_ARGS_BYTES: usize = 3 << 30;
 pub struct Columns {
     /// Operations that this part adds to the graph's table.
     pub ops: Vec<Op>,
+    #[serde(with = "super::numbers")]
     pub op_of: Vec<u32>,
     #[serde(with = "serde_bytes")]
     pub args: Vec<u8>,
+    #[serde(with = "super::numbers")]
     pub args_end: Vec<u32>,
+    #[serde(with = "super::numbers")]
     pub deps: Vec<u32>,
+    #[serde(with = "super::numbers")]
     pub deps_end: Vec<u32>,
     /// Tasks of earlier graphs that this part adds to the graph's table of them.
     pub externals: Vec<TaskId>,
     /// Tasks whose results somebody wants, ascending.
+    #[serde(with = "super::numbers")]
     pub wanted: Vec<u32>,
     /// Names that users gave to tasks of this part.
     pub names: Vec<(u32, String)>,

@@ -5,6 +5,7 @@
 
 mod columns;
 mod id;
+mod numbers;
 mod op;
 mod value;
 

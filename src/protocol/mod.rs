@@ -19,7 +19,7 @@ pub use worker::*;
 use serde::{Deserialize, Serialize};
 
 /// Both sides of a link must have the same.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// A list longer than this is cut: far below what a frame's header may have.
 const MAX_LIST_BYTES: usize = 16 << 20;

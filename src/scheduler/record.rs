@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// Kind of these records in the journal.
 pub const KIND: u8 = 1;
 /// Version of their encoding. A later one may know more records; a program reads its own version and older ones.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// Why a record of the journal can't be taken.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
