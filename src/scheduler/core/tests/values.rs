@@ -38,7 +38,7 @@ fn a_value_that_was_needed_again_waits_for_its_last_consumer_to_be_durable() {
     s.tell(Event::Durable(first_consumer));
     s.quiet();
     s.sync();
-    comes!(s, Action::ToWorker { message: ToWorker::Free(tasks), .. } if tasks == [task(1, 0), task(2, 0)]);
+    comes!(s, Action::ToWorker { message: ToWorker::Free(tasks), .. } if tasks == [task(2, 0), task(1, 0)]);
     s.quiet();
 }
 
