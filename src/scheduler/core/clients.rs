@@ -323,7 +323,7 @@ impl Core {
     }
 
     pub(super) fn take_cancel(&mut self, request: RequestId, tasks: &[TaskId]) -> u64 {
-        let cancelled = tasks.iter().filter(|task| self.cancel(**task)).count() as u64;
+        let cancelled = self.cancel_all(tasks);
         self.note_answer(request, Answered::Cancelled { tasks: cancelled });
         cancelled
     }

@@ -232,7 +232,29 @@ impl Core {
         self.state(task).is_some_and(open)
     }
 
+    /// Cancels those of the tasks that are unsettled, all before anything follows from it: one that depends on another
+    /// was cancelled too, and hasn't failed. Returns how many.
+    pub(super) fn cancel_all(&mut self, tasks: &[TaskId]) -> u64 {
+        let mut cancelled = 0;
+        for task in tasks {
+            if self.is_open(*task) {
+                self.give_up(*task, TaskState::Cancelled, None);
+                cancelled += 1;
+            }
+        }
+        for task in tasks {
+            if self.state(*task) == Some(TaskState::Cancelled) {
+                self.give_up_dependents_of_cancelled(*task);
+            }
+        }
+        cancelled
+    }
+
     fn give_up_dependents_of_cancelled(&mut self, task: TaskId) {
+        let Some(graph) = self.graphs.get(&task.graph) else { return };
+        if !graph.dependents(task.index).any(|dependent| self.is_open(dependent)) {
+            return;
+        }
         let message = format!("{}, which it depends on, was cancelled", self.display_name(task));
         self.give_up_dependents(task, &TaskError { kind: ErrorKind::Dependency, message });
     }

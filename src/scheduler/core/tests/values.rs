@@ -190,3 +190,21 @@ fn a_later_scheduler_knows_which_values_are_pinned() {
     s.restart();
     assert_eq!(s.state(task(1, 0)), "released", "it was let go of, and nothing makes it again");
 }
+
+#[test]
+fn a_graph_is_cancelled_as_a_whole_and_what_depends_on_it_fails() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(kernel(), &[]), (kernel(), &[0]), (kernel(), &[1])], &[2]));
+    s.submit(10, graph_upon(task(1, 2), &[(kernel(), &[u32::MAX])]));
+    s.skip();
+    s.ask(Request::Cancel { request: RequestId(11), keys: vec![crate::graph::Key::Graph(GraphId(1))] });
+    comes!(s, Action::Persist { record: Record::Cancelled { tasks, .. }, .. } if tasks.len() == 3);
+    comes!(s, Action::ToClient { message: ToClient { reply: Reply::Cancelled { tasks: 3 }, .. }, .. });
+    comes!(s, Action::ToWorker { message: ToWorker::Cancel(executions), .. } if executions.len() == 1);
+    s.quiet();
+    for index in 0..3 {
+        assert_eq!(s.state(task(1, index)), "cancelled");
+    }
+    assert_eq!(s.state(task(2, 0)), "erred");
+}
