@@ -31,6 +31,7 @@ pub struct Columns {
     /// Tasks of earlier graphs that this part adds to the graph's table of them.
     pub externals: Vec<TaskId>,
     /// Tasks whose results somebody wants, ascending.
+    #[serde(with = "super::steps")]
     pub wanted: Vec<u32>,
     /// Names that users gave to tasks of this part.
     pub names: Vec<(u32, String)>,

@@ -263,11 +263,11 @@ impl<'a> Run<'a> {
         // As on a cluster: a command's dependencies are only of order.
         let is_command = matches!(self.columns.ops[op as usize], Op::Command(_));
         let deps = if is_command { &[] } else { self.columns.deps(task) };
-        let held = Source::Peers(Vec::new());
+        let held = Source::Peers(Default::default());
         Assignment {
             execution,
             op,
-            args: self.columns.args(task).to_vec(),
+            args: self.columns.args(task).into(),
             name: self.names.get(&execution.task.index).map(|name| (*name).to_owned()),
             inputs: deps.iter().map(|dep| (id(*dep), held.clone())).collect(),
             priority: u64::from(place),

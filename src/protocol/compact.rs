@@ -167,7 +167,7 @@ impl Entry for Assignment {
 
     fn read(reader: &mut Reader<'_>) -> Option<Assignment> {
         let (execution, op) = (Execution::read(reader)?, reader.small()?);
-        let (args, priority) = (reader.bytes()?.to_vec(), reader.number()?);
+        let (args, priority) = (reader.bytes()?.into(), reader.number()?);
         let name = match reader.number()? {
             0 => None,
             1 => Some(String::from_utf8(reader.bytes()?.to_vec()).ok()?),
@@ -180,7 +180,7 @@ impl Entry for Assignment {
                 None => Source::Inline(unpack(reader)?),
                 Some(peers) => {
                     let peer = |reader: &mut Reader<'_>| Some(WorkerIndex(reader.small()?));
-                    Source::Peers(repeat(reader, peers, peer)?)
+                    Source::Peers(repeat(reader, peers, peer)?.into())
                 }
             };
             Some((task, source))
@@ -245,7 +245,8 @@ mod tests {
     fn any_source() -> impl Strategy<Value = Source> {
         let value = StoredValue { header: vec![1, 2], buffers: vec![vec![3; 300].into()] };
         prop_oneof![
-            proptest::collection::vec(any::<u32>().prop_map(WorkerIndex), 0..4).prop_map(Source::Peers),
+            proptest::collection::vec(any::<u32>().prop_map(WorkerIndex), 0..6)
+                .prop_map(|peers| Source::Peers(peers.into())),
             Just(Source::Inline(Box::new(value))),
         ]
     }
@@ -257,7 +258,7 @@ mod tests {
             |(execution, op, args, name, inputs, priority)| Assignment {
                 execution,
                 op,
-                args,
+                args: args.into(),
                 name,
                 inputs,
                 priority,

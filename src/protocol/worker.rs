@@ -3,6 +3,7 @@
 use super::{AllocationId, Epoch, Execution, WorkerId, WorkerIndex, compact};
 use crate::graph::{GraphId, Op, TaskId};
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -186,20 +187,19 @@ pub enum FromWorker {
 }
 
 /// Where an input is.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Source {
-    Peers(Vec<WorkerIndex>),
+    Peers(SmallVec<[WorkerIndex; 4]>),
     Inline(Box<StoredValue>),
 }
 
-/// One task to run.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// One task to run. What is short in most of them has no memory of its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Assignment {
     pub execution: Execution,
     /// Index in the graph's op table, sent before in `Ops`.
     pub op: u32,
-    #[serde(with = "serde_bytes")]
-    pub args: Vec<u8>,
+    pub args: SmallVec<[u8; 16]>,
     pub name: Option<String>,
     /// In the order of the task's dependencies; empty for commands, whose dependencies are only of order.
     pub inputs: Vec<(TaskId, Source)>,

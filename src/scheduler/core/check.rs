@@ -1,7 +1,7 @@
 //! Proves that the core's tables agree. Tests call it after every step.
 
 use super::Core;
-use super::fast::FastSet;
+use super::fast::{FastMap, FastSet};
 use super::graphs::counter;
 use super::task::TaskState;
 use crate::graph::TaskId;
@@ -48,12 +48,36 @@ impl Core {
             let name = &worker.registration.id.name;
             assert_eq!(worker.assigned, assigned.remove(&index).unwrap_or_default(), "assigned to {name}");
             assert_eq!(worker.holds, holds.remove(&index).unwrap_or_default(), "held by {name}");
-            let takes = worker.peer().is_some() && !worker.leaving;
-            let listed = self.workers.by_load.iter().filter(|(_, listed)| *listed == index).count();
-            assert_eq!(listed, usize::from(takes), "{name} in the order of load");
+            let listed = self.workers.by_load().filter(|listed| *listed == index).count();
+            assert_eq!(listed, usize::from(worker.is_open()), "{name} in the order of load");
         }
         assert!(assigned.is_empty() && holds.is_empty(), "tasks on workers that aren't known");
+        self.workers.check_loads();
+        self.check_queues();
         self.check_replication();
+    }
+
+    /// Whoever is ready is in its queue, and what nobody needs is to be released.
+    fn check_queues(&self) {
+        let held_back: FastSet<TaskId> = self.held_back().collect();
+        let ready: Vec<FastSet<TaskId>> = self.classes.iter().map(|c| c.ready.iter().collect()).collect();
+        let mut due: FastMap<TaskId, u16> = FastMap::default();
+        for (_, task) in &self.releasable {
+            let count = due.entry(*task).or_default();
+            *count = count.saturating_add(1);
+        }
+        for graph in self.graphs.values() {
+            for (index, record) in (0..).zip(&graph.tasks) {
+                let task = graph.task_id(index);
+                let class = graph.op_entry(index).class as usize;
+                let queued = record.state != TaskState::Ready || ready[class].contains(&task);
+                let waits = self.is_awaited(task) || held_back.contains(&task);
+                assert!(queued || waits, "{task} is ready, and in no queue");
+                assert_eq!(record.releases_due, due.get(&task).copied().unwrap_or(0), "{task}: releases due");
+                let goes = !record.is_superfluous() || record.releases_due > 0;
+                assert!(goes, "{task}: nobody needs its value, and it isn't to be released");
+            }
+        }
     }
 
     fn check_state(&self, task: TaskId, state: TaskState) {

@@ -47,6 +47,11 @@ impl Clients {
         self.waiters.values().any(|w| w.progress).then_some(self.next_progress)
     }
 
+    /// Whether somebody waits for this very task.
+    pub fn waits_for(&self, task: TaskId) -> bool {
+        self.by_task.contains_key(&task)
+    }
+
     pub fn watches(&self, graph: GraphId) -> bool {
         self.by_graph.get(&graph).is_some_and(|calls| !calls.is_empty())
             || self.waiters.values().any(|w| w.tasks.iter().any(|t| t.graph == graph))
@@ -320,7 +325,7 @@ impl Core {
     }
 
     pub(super) fn take_cancel(&mut self, request: RequestId, tasks: &[TaskId]) -> u64 {
-        let cancelled = tasks.iter().filter(|task| self.cancel(**task)).count() as u64;
+        let cancelled = self.cancel_all(tasks);
         self.note_answer(request, Answered::Cancelled { tasks: cancelled });
         cancelled
     }

@@ -1,6 +1,7 @@
 //! What workers report of executions: each is taken once, from the worker that the task is assigned to.
 
 use super::Core;
+use super::held::micros;
 use super::roster::Workers;
 use super::task::TaskState;
 use crate::graph::TaskId;
@@ -16,8 +17,6 @@ const MAX_FETCH_FAILURES: u8 = 9;
 const FETCHES_BEFORE_DOUBT: u8 = 3;
 /// Times that a task's outputs may vanish before it fails.
 const MAX_VANISHED: u8 = 5;
-/// Weight of the newest duration in a family's mean.
-const DURATION_WEIGHT: f64 = 0.1;
 
 impl Core {
     /// Whether this is the execution that the task is assigned for, on that worker.
@@ -54,7 +53,7 @@ impl Core {
         if let Some(worker) = self.workers.get_mut(worker) {
             worker.finished += 1;
         }
-        let micros = u32::try_from(nanos / 1000).unwrap_or(u32::MAX).max(1);
+        let micros = micros(nanos);
         match outcome {
             Outcome::Held { nbytes } => {
                 self.learn_duration(task, micros);
@@ -128,9 +127,9 @@ impl Core {
                 continue;
             }
             let outputs = self.graphs.get(&task.graph).and_then(|g| g.accepted.get(&task.index)).cloned();
-            match (self.workers.by_load.first(), self.execution(task), outputs) {
-                (Some((_, worker)), Some(execution), Some(outputs)) => {
-                    let worker = *worker;
+            let worker = self.workers.by_load().next();
+            match (worker, self.execution(task), outputs) {
+                (Some(worker), Some(execution), Some(outputs)) => {
                     self.set_state(task, TaskState::Accepted { worker: Some(worker) });
                     self.outbox.place_outputs(worker, execution, outputs);
                 }
@@ -331,8 +330,6 @@ impl Core {
             return;
         };
         self.update(task, |record| record.micros = micros);
-        let mean = &mut self.families[family as usize].mean_micros;
-        let micros = f64::from(micros);
-        *mean = if *mean == 0.0 { micros } else { *mean + DURATION_WEIGHT * (micros - *mean) };
+        self.families[family as usize].learn(micros);
     }
 }

@@ -4,7 +4,9 @@
 use super::fast::FastMap;
 use super::task::{NONE, TaskRecord, TaskState};
 use crate::graph::{Columns, GraphId, Op, TaskId};
-use crate::protocol::{Counts, GraphOptions, RequestId, StoredValue, TaskError, TaskStateName, WorkerIndex};
+use crate::protocol::{
+    Counts, Execution, GraphOptions, RequestId, StoredValue, TaskError, TaskStateName, WorkerIndex,
+};
 use crate::scheduler::event::JournalSeq;
 use std::sync::Arc;
 
@@ -178,7 +180,38 @@ impl GraphState {
         self.recent_parts.iter().rev().find(|(first, _)| *first <= index).map(|(_, seq)| *seq)
     }
 
-    fn edges(&self, index: u32) -> std::ops::Range<usize> {
+    /// Whether the task of this execution is assigned to that worker for it.
+    pub fn is_current(&self, execution: Execution, worker: WorkerIndex) -> bool {
+        self.tasks.get(execution.task.index as usize).is_some_and(|record| {
+            record.state == TaskState::Assigned { worker }
+                && record.epoch == execution.epoch
+                && record.attempt == execution.attempt
+        })
+    }
+
+    /// A dependent in this graph, by its edge, and the next edge with the same dependency, or [`NONE`].
+    pub fn dependent(&self, edge: u32) -> (u32, u32) {
+        (self.edge_owner[edge as usize], self.edge_next[edge as usize])
+    }
+
+    /// The dependency of an edge: an index here, or a task of an earlier graph.
+    pub fn dependency(&self, edge: usize) -> Result<u32, TaskId> {
+        let dependency = self.deps[edge];
+        if (dependency as usize) < self.tasks.len() {
+            Ok(dependency)
+        } else {
+            Err(self.externals[(u32::MAX - dependency) as usize])
+        }
+    }
+
+    /// The first task whose part isn't durable yet.
+    pub fn first_early(&self, durable: JournalSeq) -> u32 {
+        let early = |(_, seq): &&(u32, JournalSeq)| *seq > durable;
+        self.recent_parts.iter().find(early).map_or(u32::MAX, |(first, _)| *first)
+    }
+
+    /// The task's dependencies, by their edges.
+    pub fn edges(&self, index: u32) -> std::ops::Range<usize> {
         let start = if index == 0 { 0 } else { self.deps_end[index as usize - 1] };
         start as usize..self.deps_end[index as usize] as usize
     }

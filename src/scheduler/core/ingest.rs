@@ -1,6 +1,6 @@
 //! Graphs in: parts of a stream become records, each exactly once; and out: settled ones are forgotten in time.
 
-use super::states::first_line;
+use super::ready::Ready;
 use super::task::TaskState;
 use super::{Class, Core, Family, GraphState};
 use crate::config::display_size;
@@ -8,7 +8,6 @@ use crate::graph::{Columns, GraphId, Key, Op, Resources, TaskId};
 use crate::protocol::{Counts, GraphOptions, RefusalKind, Reply, RequestId};
 use crate::scheduler::event::Action;
 use crate::scheduler::record::Record;
-use std::collections::BinaryHeap;
 
 /// Settled graphs that stay known, whatever their size: each costs a few hundred bytes.
 const MAX_SETTLED_GRAPHS: usize = 100_000;
@@ -190,14 +189,10 @@ impl Core {
             self.names.insert(name.clone(), TaskId { graph: id, index: *index });
         }
         // All are known before any gets its state: what happens to one may reach those that depend on it.
-        for index in first..first + tasks {
-            self.introduce_task(TaskId { graph: id, index });
-        }
+        self.introduce_part(id, first);
         // Too many may have failed before this part came: then nothing of it sets out, or needs values again.
         self.enforce_max_failures(id);
-        for index in first..first + tasks {
-            self.set_out(TaskId { graph: id, index });
-        }
+        self.set_part_out(id, first);
         let answered =
             self.requests.entry(request).or_insert(Answered::Graph { graph: id, parts: Vec::new() });
         if let Answered::Graph { parts, .. } = answered {
@@ -205,52 +200,6 @@ impl Core {
         }
         self.on_graph_progress(id);
         Reply::Submitted { graph: id, first, tasks }
-    }
-
-    /// The task is counted, and noted with those that it depends on.
-    fn introduce_task(&mut self, task: TaskId) {
-        // A literal depends on nothing, whatever its columns say.
-        if matches!(self.graphs[&task.graph].op_entry(task.index).op, Op::Data) {
-            self.introduce(task, TaskState::Stored);
-            self.on_settled(task);
-            return;
-        }
-        self.introduce(task, TaskState::Waiting { missing: 0 });
-        let consumes = self.consumes_values(task);
-        for dependency in self.dependencies(task) {
-            if dependency.graph != task.graph
-                && let Some(graph) = self.graphs.get_mut(&dependency.graph)
-            {
-                graph.outside_dependents.entry(dependency.index).or_default().push(task);
-            }
-            if consumes {
-                self.update(dependency, |record| record.needed_by += 1);
-            }
-        }
-    }
-
-    /// The state that a new task begins in, by what it depends on.
-    pub(super) fn set_out(&mut self, task: TaskId) {
-        // One before it failed and took it along, or it is a literal.
-        if self.state(task).is_none_or(|state| state.is_settled()) {
-            return;
-        }
-        let failed = |state| matches!(state, Some(TaskState::Erred | TaskState::Cancelled) | None);
-        let failed = self.dependencies(task).into_iter().find(|dependency| failed(self.state(*dependency)));
-        match failed {
-            Some(dependency) => {
-                let kind = crate::protocol::ErrorKind::Dependency;
-                let name = self.display_name(dependency);
-                let message = match self.error(dependency) {
-                    Some(error) => {
-                        format!("{name}, which it depends on, failed: {}", first_line(&error.message))
-                    }
-                    None => format!("{name}, which it depends on, was cancelled"),
-                };
-                self.fail(task, crate::protocol::TaskError { kind, message });
-            }
-            None => self.run_again(task),
-        }
     }
 
     pub(super) fn op_entry(&mut self, op: Op) -> super::graphs::OpEntry {
@@ -263,7 +212,7 @@ impl Core {
             return *index;
         }
         let index = self.classes.len() as u32;
-        self.classes.push(Class { resources: resources.clone(), ready: BinaryHeap::new() });
+        self.classes.push(Class { resources: resources.clone(), ready: Ready::default() });
         self.class_index.insert(resources, index);
         index
     }

@@ -7,13 +7,16 @@ mod allocations;
 mod check;
 mod clients;
 mod completions;
+mod entry;
 mod fast;
 mod graphs;
+mod held;
 mod ingest;
 #[cfg(any(test, feature = "sim"))]
 mod inspect;
 mod outbox;
 mod placing;
+mod ready;
 mod recovery;
 mod replay;
 mod replicas;
@@ -21,6 +24,7 @@ mod reports;
 mod retry;
 mod roster;
 mod snapshot;
+mod spread;
 mod states;
 mod task;
 #[cfg(test)]
@@ -37,9 +41,9 @@ use clients::Clients;
 use fast::FastMap;
 use graphs::GraphState;
 use outbox::Outbox;
+use ready::Ready;
 use roster::Workers;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 pub use replay::{Replay, ReplayError};
@@ -107,10 +111,13 @@ const LOST_COMMAND_MARGIN: Duration = Duration::from_secs(30);
 /// After a restart, commands in doubt wait this much beyond `death_timeout`.
 const RECOVERY_MARGIN: Duration = Duration::from_secs(60);
 
+/// Weight of the newest duration in a family's mean.
+const DURATION_WEIGHT: f64 = 0.1;
+
 /// Tasks with the same resources share a queue, oldest graph and lowest index first.
 struct Class {
     resources: Resources,
-    ready: BinaryHeap<Reverse<TaskId>>,
+    ready: Ready,
 }
 
 /// Tasks of one operation name, over all graphs.
@@ -152,8 +159,6 @@ pub struct Core {
     replication: replicas::Replication,
     /// Values that nobody needs once this record is durable.
     releasable: VecDeque<(JournalSeq, TaskId)>,
-    /// The last entry of each task in there: an older one may be of a time before the value was needed again.
-    release_after: FastMap<TaskId, JournalSeq>,
     /// The number that the next record gets.
     next_seq: JournalSeq,
     /// Everything up to this record is on disk.
@@ -195,7 +200,6 @@ impl Core {
             leftovers: Vec::new(),
             replication: replicas::Replication::default(),
             releasable: VecDeque::new(),
-            release_after: FastMap::default(),
             next_seq: config.first_record,
             durable: JournalSeq(config.first_record.0 - 1),
             fates: Vec::new(),
@@ -279,15 +283,7 @@ impl Core {
 
     fn on_durable(&mut self, seq: JournalSeq) {
         self.durable = seq;
-        while let Some((needed, task)) = self.releasable.front().copied()
-            && needed <= seq
-        {
-            self.releasable.pop_front();
-            if self.release_after.get(&task) == Some(&needed) {
-                self.release_after.remove(&task);
-                self.release(task);
-            }
-        }
+        self.release_due(seq);
     }
 
     fn unix_seconds(&self, at: Time) -> u64 {

@@ -2,12 +2,12 @@
 
 use super::Core;
 use super::roster::Worker;
+use super::spread::{RunEnd, is_plain};
 use super::task::TaskState;
-use crate::graph::{Op, Resources, TaskId};
-use crate::protocol::{Assignment, Source, StoredValue, WorkerIndex};
+use crate::graph::{Op, TaskId};
+use crate::protocol::{Source, StoredValue, WorkerIndex};
 use crate::scheduler::place::{WorkerView, accepts, could_ever_run, queue_ahead};
 use serde_bytes::ByteBuf;
-use std::cmp::Reverse;
 
 /// Workers looked at for one task beyond the least loaded, when it needs more than one core: the least loaded ones
 /// may be too small for it.
@@ -43,6 +43,13 @@ impl Core {
         for class in 0..self.classes.len() {
             let mut passed_over = Vec::new();
             while let Some(task) = self.next_ready(class) {
+                match self.place_run(task.graph, class) {
+                    RunEnd::Done => continue,
+                    RunEnd::Full => break,
+                    RunEnd::Special => {}
+                }
+                let Some(task) = self.next_ready(class) else { break };
+                self.workers.sort_by_load();
                 match self.choose_worker(task, class) {
                     Some(worker) => {
                         self.classes[class].ready.pop();
@@ -65,7 +72,7 @@ impl Core {
     /// The first task of the queue that is still ready; entries that aren't any more are dropped.
     fn next_ready(&mut self, class: usize) -> Option<TaskId> {
         loop {
-            let task = self.classes[class].ready.peek()?.0;
+            let task = self.classes[class].ready.peek()?;
             // One whose value is awaited, or its end, comes back to the queue when nobody has brought that.
             let is_ready = self.state(task) == Some(TaskState::Ready) && !self.is_awaited(task);
             if is_ready && !self.hold_back(task) {
@@ -81,9 +88,7 @@ impl Core {
         let entry = graph.op_entry(task.index);
         let ahead = queue_ahead(self.families[entry.family as usize].mean_micros);
         let takes = |index: &WorkerIndex| {
-            self.workers
-                .get(*index)
-                .is_some_and(|w| !w.leaving && w.peer().is_some() && accepts(&w.view(), needs, ahead))
+            self.workers.get(*index).is_some_and(|w| w.is_open() && accepts(&w.view(), needs, ahead))
                 && self.reaches_inputs(*index, task)
         };
         if entry.pure
@@ -92,7 +97,7 @@ impl Core {
             return Some(holder);
         }
         let looks = if is_plain(needs) && self.workers.all_routes_work() { 1 } else { MAX_LOOKS };
-        self.workers.by_load.iter().take(looks).map(|(_, index)| *index).find(takes)
+        self.workers.by_load().take(looks).find(takes)
     }
 
     /// Whether the worker can get every input of the task from somebody, as far as is known.
@@ -109,7 +114,7 @@ impl Core {
 
     /// Whether there are workers that can't reach this ready task's inputs: others behind it needn't wait for it.
     fn wants_a_route(&self, task: TaskId) -> bool {
-        let all_reach = || self.workers.by_load.iter().all(|(_, worker)| self.reaches_inputs(*worker, task));
+        let all_reach = || self.workers.by_load().all(|worker| self.reaches_inputs(worker, task));
         !self.workers.all_routes_work() && !all_reach()
     }
 
@@ -123,10 +128,9 @@ impl Core {
         let could = |worker: &WorkerIndex| {
             self.workers.get(*worker).is_some_and(|w| could_ever_run(&w.view(), needs))
         };
-        let takers: Vec<WorkerIndex> =
-            self.workers.by_load.iter().map(|(_, worker)| *worker).filter(could).collect();
+        let takers: Vec<WorkerIndex> = self.workers.by_load().filter(could).collect();
         if takers.is_empty() || takers.iter().any(|worker| self.reaches_inputs(*worker, task)) {
-            self.classes[class].ready.push(Reverse(task));
+            self.classes[class].ready.push(task);
             return true;
         }
         for input in self.dependencies(task) {
@@ -170,20 +174,10 @@ impl Core {
             return;
         };
         let op = graph.tasks[task.index as usize].op;
-        if let Some(known) = self.workers.get_mut(worker).map(|w| &mut w.knows_ops)
-            && known.insert((task.graph, op))
-        {
+        if self.workers.get_mut(worker).is_some_and(|w| w.learns_op(task.graph, op)) {
             self.outbox.op(worker, task.graph, op, graph.ops[op as usize].op.clone());
         }
-        let assignment = Assignment {
-            execution,
-            op,
-            args: graph.args(task.index).to_vec(),
-            name: graph.names.get(&task.index).cloned(),
-            inputs,
-            priority: u64::from(task.graph.0) << 32 | u64::from(task.index),
-        };
-        self.outbox.compute(worker, assignment, !consumes);
+        self.outbox.compute(worker, graph.assignment(execution, inputs), !consumes);
     }
 
     fn inputs(&mut self, task: TaskId, worker: WorkerIndex) -> Vec<(TaskId, Source)> {
@@ -195,7 +189,7 @@ impl Core {
                     for holder in &holders {
                         self.introduce_peer(worker, *holder);
                     }
-                    Source::Peers(holders)
+                    Source::Peers(holders.into())
                 }
                 _ => Source::Inline(Box::new(self.stored_value(dependency).unwrap_or_default())),
             };
@@ -205,15 +199,7 @@ impl Core {
     }
 
     pub(super) fn introduce_peer(&mut self, worker: WorkerIndex, other: WorkerIndex) {
-        let Some(addresses) = self.workers.get(other).map(|w| w.registration.addresses.clone()) else {
-            return;
-        };
-        if worker != other
-            && let Some(known) = self.workers.get_mut(worker).map(|w| &mut w.knows_peers)
-            && known.insert(other)
-        {
-            self.outbox.peer(worker, other, addresses);
-        }
+        self.outbox.introduce(&mut self.workers, worker, other);
     }
 
     /// The value of a task that the scheduler has itself: a literal, or a command's result.
@@ -226,9 +212,4 @@ impl Core {
         is_data
             .then(|| StoredValue { header: Vec::new(), buffers: vec![ByteBuf::from(graph.args(task.index))] })
     }
-}
-
-/// Whether any worker that has a free core can take it.
-fn is_plain(needs: &Resources) -> bool {
-    needs.cores <= 1 && needs.memory == 0 && needs.named.is_empty()
 }

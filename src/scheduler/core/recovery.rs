@@ -15,7 +15,6 @@ use super::{Core, RECOVERY_MARGIN};
 use crate::graph::{GraphId, TaskId};
 use crate::protocol::{AllocationId, Registration, WorkerId, WorkerIndex};
 use crate::scheduler::event::Time;
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -127,6 +126,11 @@ impl Core {
         waits
     }
 
+    /// Ready tasks that come back to the queue later.
+    pub(super) fn held_back(&self) -> impl Iterator<Item = TaskId> {
+        self.recovery.iter().flat_map(|recovery| recovery.held_back.values()).flatten().copied()
+    }
+
     fn inputs_not_there(&self, task: TaskId) -> u32 {
         let there = |id: &TaskId| self.state(*id).is_some_and(|state| self.input_is_there(task, state));
         self.dependencies(task).iter().filter(|dependency| !there(dependency)).count() as u32
@@ -205,7 +209,7 @@ impl Core {
     fn queue_if_ready(&mut self, task: TaskId) {
         let Some(graph) = self.graphs.get(&task.graph) else { return };
         if self.state(task) == Some(TaskState::Ready) {
-            self.classes[graph.op_entry(task.index).class as usize].ready.push(Reverse(task));
+            self.classes[graph.op_entry(task.index).class as usize].ready.push(task);
         }
     }
 

@@ -4,6 +4,7 @@
 //! register and settle it, or the recovery window has passed. Values are where workers say, when they register:
 //! `recovery` has that.
 
+use super::held::micros;
 use super::ingest::Part;
 use super::task::TaskState;
 use super::{Core, CoreConfig};
@@ -214,7 +215,6 @@ impl Core {
         if matches!(state, TaskState::Accepted { .. }) {
             self.forget_accepted(task);
         }
-        let micros = |nanos: u64| u32::try_from(nanos / 1000).unwrap_or(u32::MAX).max(1);
         match fate {
             // Who holds it is not journalled: registrations tell.
             Fate::Held { nbytes, nanos } => {

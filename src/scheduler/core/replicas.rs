@@ -64,10 +64,10 @@ impl Core {
 
     /// Asks workers to fetch values that have too few holders.
     pub(super) fn replicate(&mut self) {
-        if self.replication.wanting.is_empty() || self.workers.by_load.len() < 2 || self.going_down.is_some()
-        {
+        if self.replication.wanting.is_empty() || self.workers.open_count() < 2 || self.going_down.is_some() {
             return;
         }
+        self.workers.sort_by_load();
         let now = self.now;
         self.replication.asked.retain(|_, (_, until)| *until > now);
         let room = MAX_ON_THE_WAY.saturating_sub(self.replication.asked.len());
@@ -77,8 +77,7 @@ impl Core {
         for (turn, task) in next.into_iter().enumerate() {
             let Some(TaskState::Held { worker: first }) = self.state(task) else { continue };
             let holders = self.holders(task, first);
-            let free: Vec<WorkerIndex> =
-                self.workers.by_load.iter().take(MAX_LOOKS).map(|(_, w)| *w).collect();
+            let free: Vec<WorkerIndex> = self.workers.by_load().take(MAX_LOOKS).collect();
             let mut free = free.iter().filter(|worker| !holders.contains(worker));
             // In turns, so that values are spread over workers that have as much to do.
             let count = free.clone().count();

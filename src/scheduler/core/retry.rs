@@ -45,7 +45,12 @@ impl Core {
         failed.iter().for_each(|task| self.leave_history(task.graph));
         // All are open before any sets out: some wait for others of them.
         failed.iter().for_each(|task| self.reopen(*task));
-        failed.iter().for_each(|task| self.set_out(*task));
+        for task in &failed {
+            // One before it may have failed at once, and taken it along.
+            if self.state(*task).is_some_and(|state| !state.is_settled()) {
+                self.set_out(*task);
+            }
+        }
         let retried = failed.len() as u64;
         self.note_answer(request, Answered::Retried { tasks: retried });
         retried

@@ -43,8 +43,14 @@ pub(super) struct Worker {
     /// Tasks against which its loss was counted: taken back if it returns.
     pub blamed: Vec<TaskId>,
     /// Operations that it was sent.
-    pub knows_ops: FastSet<(GraphId, u32)>,
+    knows_ops: FastSet<(GraphId, u32)>,
+    /// The last one of them that was asked for.
+    last_op: Option<(GraphId, u32)>,
     pub knows_peers: FastSet<WorkerIndex>,
+    /// The load that its place in the order of load is by.
+    listed: Option<u32>,
+    /// Whether its load has changed since.
+    has_moved: bool,
 }
 
 impl Worker {
@@ -68,6 +74,49 @@ impl Worker {
         }
     }
 
+    /// Whether the worker has to be sent this operation, which it knows from now on.
+    pub fn learns_op(&mut self, graph: GraphId, op: u32) -> bool {
+        if self.last_op == Some((graph, op)) {
+            return false;
+        }
+        self.last_op = Some((graph, op));
+        self.knows_ops.insert((graph, op))
+    }
+
+    fn forget_ops(&mut self, which: impl Fn(GraphId) -> bool) {
+        self.last_op = None;
+        self.knows_ops.retain(|(graph, _)| !which(*graph));
+    }
+
+    /// Whether it takes tasks.
+    pub fn is_open(&self) -> bool {
+        self.peer().is_some() && !self.leaving
+    }
+
+    fn take_on(&mut self, task: TaskId, resources: &Resources) {
+        self.assigned.insert(task);
+        self.cores_assigned = self.cores_assigned.wrapping_add(resources.cores);
+        self.memory_assigned = self.memory_assigned.wrapping_add(resources.memory);
+        for (name, count) in &resources.named {
+            let assigned = self.named_assigned.entry(name.clone()).or_default();
+            *assigned = assigned.saturating_add(*count);
+        }
+    }
+
+    /// The task is its own no more. [`Workers::note_load`] is the caller's to call.
+    pub fn take_off(&mut self, task: TaskId, resources: &Resources) {
+        if !self.assigned.remove(&task) {
+            return;
+        }
+        self.cores_assigned = self.cores_assigned.wrapping_sub(resources.cores);
+        self.memory_assigned = self.memory_assigned.wrapping_sub(resources.memory);
+        for (name, count) in &resources.named {
+            if let Some(assigned) = self.named_assigned.get_mut(name) {
+                *assigned = assigned.saturating_sub(*count);
+            }
+        }
+    }
+
     /// Work per core, in thousandths: what the placement balances.
     fn load(&self) -> u32 {
         let cores = u64::from(self.registration.cores.max(1));
@@ -75,15 +124,24 @@ impl Worker {
     }
 }
 
+/// While the other tables are in use.
+fn worker_mut(list: &mut [Option<Box<Worker>>], index: WorkerIndex) -> Option<&mut Worker> {
+    list.get_mut(index.0 as usize)?.as_deref_mut()
+}
+
 #[derive(Default)]
 pub(super) struct Workers {
-    list: FastMap<WorkerIndex, Worker>,
-    next: u32,
+    /// By index; those that are forgotten have left a gap.
+    list: Vec<Option<Box<Worker>>>,
+    /// How many are there, or may come back.
+    expected: usize,
     by_id: HashMap<WorkerId, WorkerIndex>,
     by_peer: FastMap<PeerId, WorkerIndex>,
     by_allocation: FastMap<AllocationId, BTreeSet<WorkerIndex>>,
-    /// Connected workers that take tasks, the least loaded first.
-    pub by_load: BTreeSet<(u32, WorkerIndex)>,
+    /// Connected workers that take tasks, the least loaded first, by the loads that they had when last sorted.
+    by_load: BTreeSet<(u32, WorkerIndex)>,
+    /// Those whose load has changed since.
+    moved: Vec<WorkerIndex>,
     former: std::collections::VecDeque<WorkerIndex>,
     /// Who could not fetch from whom, though both are connected here; until one of them connects anew or goes.
     broken_routes: BTreeSet<(WorkerIndex, WorkerIndex)>,
@@ -91,15 +149,26 @@ pub(super) struct Workers {
 
 impl Workers {
     pub fn get(&self, index: WorkerIndex) -> Option<&Worker> {
-        self.list.get(&index)
+        self.list.get(index.0 as usize)?.as_deref()
     }
 
     pub fn get_mut(&mut self, index: WorkerIndex) -> Option<&mut Worker> {
-        self.list.get_mut(&index)
+        worker_mut(&mut self.list, index)
+    }
+
+    /// The task is the worker's own, if there is such a worker: it is returned.
+    pub fn give(&mut self, index: WorkerIndex, task: TaskId, resources: &Resources) -> Option<&mut Worker> {
+        let worker = worker_mut(&mut self.list, index)?;
+        worker.take_on(task, resources);
+        if !worker.has_moved {
+            worker.has_moved = true;
+            self.moved.push(index);
+        }
+        Some(worker)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (WorkerIndex, &Worker)> {
-        self.list.iter().map(|(index, worker)| (*index, worker))
+        (0..).map(WorkerIndex).zip(&self.list).filter_map(|(index, worker)| Some((index, worker.as_deref()?)))
     }
 
     pub fn by_peer(&self, peer: PeerId) -> Option<WorkerIndex> {
@@ -111,7 +180,7 @@ impl Workers {
     }
 
     pub fn any_alive(&self) -> bool {
-        self.list.values().any(Worker::is_expected)
+        self.expected > 0
     }
 
     pub fn connected(&self) -> u32 {
@@ -119,8 +188,7 @@ impl Workers {
     }
 
     pub fn add(&mut self, registration: Registration, presence: Presence) -> WorkerIndex {
-        let index = WorkerIndex(self.next);
-        self.next += 1;
+        let index = WorkerIndex(self.list.len() as u32);
         self.by_id.insert(registration.id.clone(), index);
         self.by_allocation.entry(registration.allocation).or_default().insert(index);
         let worker = Worker {
@@ -137,16 +205,19 @@ impl Workers {
             finished: 0,
             blamed: Vec::new(),
             knows_ops: FastSet::default(),
+            last_op: None,
             knows_peers: FastSet::default(),
+            listed: None,
+            has_moved: false,
         };
-        self.list.insert(index, worker);
+        self.expected += usize::from(worker.is_expected());
+        self.list.push(Some(Box::new(worker)));
         index
     }
 
     /// A known worker says anew what it is; what it was told over its old link may be lost.
     pub fn set_registration(&mut self, index: WorkerIndex, registration: Registration) {
-        let Some(worker) = self.list.get_mut(&index) else { return };
-        self.by_load.remove(&(worker.load(), index));
+        let Some(worker) = worker_mut(&mut self.list, index) else { return };
         if let Some(workers) = self.by_allocation.get_mut(&worker.registration.allocation) {
             workers.remove(&index);
         }
@@ -154,18 +225,20 @@ impl Workers {
         worker.registration = registration;
         self.broken_routes.retain(|(from, to)| *from != index && *to != index);
         worker.struck.clear();
-        worker.knows_ops.clear();
+        worker.forget_ops(|_| true);
         worker.knows_peers.clear();
-        self.reload(index);
+        self.list_by_load(index);
     }
 
     /// Sets the presence, keeping the tables by link and by load true.
     pub fn set_presence(&mut self, index: WorkerIndex, presence: Presence) {
-        let Some(worker) = self.list.get_mut(&index) else { return };
+        let Some(worker) = worker_mut(&mut self.list, index) else { return };
         if let Some(peer) = worker.peer() {
             self.by_peer.remove(&peer);
         }
+        self.expected -= usize::from(worker.is_expected());
         worker.presence = presence;
+        self.expected += usize::from(worker.is_expected());
         if let Some(peer) = worker.peer() {
             self.by_peer.insert(peer, index);
         }
@@ -173,13 +246,11 @@ impl Workers {
             self.former.push_back(index);
             self.broken_routes.retain(|(from, to)| *from != index && *to != index);
         }
-        let load = worker.load();
-        self.by_load.remove(&(load, index));
-        self.reload(index);
+        self.list_by_load(index);
         while self.former.len() > MAX_FORMER
             && let Some(old) = self.former.pop_front()
         {
-            if let Some(worker) = self.list.remove(&old) {
+            if let Some(worker) = self.list.get_mut(old.0 as usize).and_then(Option::take) {
                 self.by_id.remove(&worker.registration.id);
                 let allocation = worker.registration.allocation;
                 if let Some(workers) = self.by_allocation.get_mut(&allocation) {
@@ -193,58 +264,81 @@ impl Workers {
     }
 
     pub fn set_leaving(&mut self, index: WorkerIndex) {
-        let Some(worker) = self.list.get_mut(&index) else { return };
+        let Some(worker) = self.get_mut(index) else { return };
         worker.leaving = true;
-        let load = worker.load();
-        self.by_load.remove(&(load, index));
+        self.list_by_load(index);
     }
 
-    fn reload(&mut self, index: WorkerIndex) {
-        let Some(worker) = self.list.get(&index) else { return };
-        if worker.peer().is_some() && !worker.leaving {
+    /// Gives the worker its place in the order of load, if it takes tasks.
+    fn list_by_load(&mut self, index: WorkerIndex) {
+        let Some(worker) = worker_mut(&mut self.list, index) else { return };
+        if let Some(load) = worker.listed.take() {
+            self.by_load.remove(&(load, index));
+        }
+        if worker.is_open() {
+            worker.listed = Some(worker.load());
             self.by_load.insert((worker.load(), index));
         }
     }
 
-    pub fn assign(&mut self, index: WorkerIndex, task: TaskId, resources: &Resources) {
-        let Some(worker) = self.list.get_mut(&index) else { return };
-        let load = worker.load();
-        self.by_load.remove(&(load, index));
-        worker.assigned.insert(task);
-        worker.cores_assigned = worker.cores_assigned.wrapping_add(resources.cores);
-        worker.memory_assigned = worker.memory_assigned.wrapping_add(resources.memory);
-        for (name, count) in &resources.named {
-            let assigned = worker.named_assigned.entry(name.clone()).or_default();
-            *assigned = assigned.saturating_add(*count);
+    /// The worker's load may have changed: its place in the order of load is seen to when somebody asks for it.
+    pub fn note_load(&mut self, index: WorkerIndex) {
+        if let Some(worker) = worker_mut(&mut self.list, index).filter(|worker| !worker.has_moved) {
+            worker.has_moved = true;
+            self.moved.push(index);
         }
-        self.reload(index);
+    }
+
+    /// Sorts the workers by their loads of now.
+    pub fn sort_by_load(&mut self) {
+        while let Some(index) = self.moved.pop() {
+            if let Some(worker) = worker_mut(&mut self.list, index) {
+                worker.has_moved = false;
+                self.list_by_load(index);
+            }
+        }
+    }
+
+    /// Workers that take tasks, the least loaded first since [`Workers::sort_by_load`].
+    pub fn by_load(&self) -> impl Iterator<Item = WorkerIndex> {
+        self.by_load.iter().map(|(_, index)| *index)
+    }
+
+    /// How many take tasks.
+    pub fn open_count(&self) -> usize {
+        self.by_load.len()
     }
 
     pub fn unassign(&mut self, index: WorkerIndex, task: TaskId, resources: &Resources) {
-        let Some(worker) = self.list.get_mut(&index) else { return };
-        let load = worker.load();
-        self.by_load.remove(&(load, index));
-        if worker.assigned.remove(&task) {
-            worker.cores_assigned = worker.cores_assigned.wrapping_sub(resources.cores);
-            worker.memory_assigned = worker.memory_assigned.wrapping_sub(resources.memory);
-            for (name, count) in &resources.named {
-                if let Some(assigned) = worker.named_assigned.get_mut(name) {
-                    *assigned = assigned.saturating_sub(*count);
-                }
-            }
+        if let Some(worker) = self.get_mut(index) {
+            worker.take_off(task, resources);
+            self.note_load(index);
         }
-        self.reload(index);
     }
 
     pub fn add_holding(&mut self, index: WorkerIndex, task: TaskId) {
-        if let Some(worker) = self.list.get_mut(&index) {
+        if let Some(worker) = self.get_mut(index) {
             worker.holds.insert(task);
         }
     }
 
     pub fn drop_holding(&mut self, index: WorkerIndex, task: TaskId) {
-        if let Some(worker) = self.list.get_mut(&index) {
+        if let Some(worker) = self.get_mut(index) {
             worker.holds.remove(&task);
+        }
+    }
+
+    /// Proves that the order of load is true but for those that are known to have moved.
+    pub fn check_loads(&self) {
+        for (index, worker) in self.iter() {
+            let is_true = worker.has_moved || worker.listed.is_none_or(|load| load == worker.load());
+            assert!(is_true, "{}: its load has changed unnoticed", worker.registration.id.name);
+            assert_eq!(
+                worker.has_moved,
+                self.moved.contains(&index),
+                "{} has moved",
+                worker.registration.id.name
+            );
         }
     }
 
@@ -266,15 +360,13 @@ impl Workers {
     }
 
     pub fn forget_ops(&mut self, graph: GraphId) {
-        for worker in self.list.values_mut() {
-            worker.knows_ops.retain(|(of, _)| *of != graph);
+        for worker in self.list.iter_mut().flatten() {
+            worker.forget_ops(|of| of == graph);
         }
     }
 
     pub fn heard_from(&mut self, index: WorkerIndex, now: Time) {
-        if let Some(Presence::Connected { last_heard, .. }) =
-            self.list.get_mut(&index).map(|w| &mut w.presence)
-        {
+        if let Some(Presence::Connected { last_heard, .. }) = self.get_mut(index).map(|w| &mut w.presence) {
             *last_heard = now;
         }
     }
@@ -287,14 +379,14 @@ impl Workers {
     /// Workers of this allocation, connected or lost.
     pub fn of_allocation(&self, allocation: AllocationId) -> Vec<WorkerIndex> {
         let is_there = |index: &WorkerIndex| {
-            self.list.get(index).is_some_and(|w| !matches!(w.presence, Presence::Gone { .. }))
+            self.get(*index).is_some_and(|w| !matches!(w.presence, Presence::Gone { .. }))
         };
         self.all_of_allocation(allocation).into_iter().filter(is_there).collect()
     }
 
     /// Nobody could be heard for so long.
     pub fn excuse_silence(&mut self, span: std::time::Duration) {
-        for worker in self.list.values_mut() {
+        for worker in self.list.iter_mut().flatten() {
             if let Presence::Connected { last_heard, .. } = &mut worker.presence {
                 *last_heard = last_heard.plus(span);
             }

@@ -50,7 +50,6 @@ impl Core {
             started: _,
             clients: _,
             releasable: _,
-            release_after: _,
             next_seq: _,
             durable: _,
             fates,

@@ -1,4 +1,5 @@
-//! Every transition of a task. `set_state` alone writes a state; it keeps counters and the workers' tables true.
+//! Every transition of a task. `set_state` writes a state, and keeps counters and the workers' tables true. For whole
+//! runs of tasks `entry`, `spread` and `held` do the same at once: `check` proves that it comes to the same.
 
 use super::Core;
 use super::graphs::counter;
@@ -6,7 +7,6 @@ use super::task::{TaskRecord, TaskState};
 use crate::graph::{GraphId, TaskId};
 use crate::protocol::{ErrorKind, Execution, StoredValue, TaskError, WorkerIndex};
 use crate::scheduler::record::Fate;
-use std::cmp::Reverse;
 use std::sync::Arc;
 
 impl Core {
@@ -27,13 +27,6 @@ impl Core {
         if let Some(record) = graph.and_then(|g| g.tasks.get_mut(task.index as usize)) {
             change(record);
         }
-    }
-
-    /// The state that a task of a new part begins in.
-    pub(super) fn introduce(&mut self, task: TaskId, state: TaskState) {
-        self.update(task, |record| record.state = state);
-        self.count(task, None, state);
-        self.enter(task, state);
     }
 
     pub(super) fn set_state(&mut self, task: TaskId, new: TaskState) {
@@ -87,11 +80,11 @@ impl Core {
         match new {
             TaskState::Ready => {
                 let class = self.graphs[&task.graph].op_entry(task.index).class as usize;
-                self.classes[class].ready.push(Reverse(task));
+                self.classes[class].ready.push(task);
             }
             TaskState::Assigned { worker } => {
                 let class = self.graphs[&task.graph].op_entry(task.index).class as usize;
-                self.workers.assign(worker, task, &self.classes[class].resources);
+                self.workers.give(worker, task, &self.classes[class].resources);
             }
             TaskState::Accepted { worker: None } => self.unplaced_outputs.push(task),
             TaskState::Held { worker } => self.workers.add_holding(worker, task),
@@ -101,14 +94,14 @@ impl Core {
 
     /// Enters all tasks in the tables that go with their states.
     pub(super) fn index_states(&mut self) {
-        let mut ready: Vec<Vec<Reverse<TaskId>>> = self.classes.iter().map(|_| Vec::new()).collect();
+        let mut ready: Vec<Vec<TaskId>> = self.classes.iter().map(|_| Vec::new()).collect();
         let mut others = Vec::new();
         for graph in self.graphs.values() {
             for (index, record) in graph.tasks.iter().enumerate() {
                 let task = graph.task_id(index as u32);
                 match record.state {
                     TaskState::Ready => {
-                        ready[graph.ops[record.op as usize].class as usize].push(Reverse(task));
+                        ready[graph.ops[record.op as usize].class as usize].push(task);
                     }
                     TaskState::Assigned { .. } | TaskState::Accepted { .. } | TaskState::Held { .. } => {
                         others.push((task, record.state));
@@ -117,8 +110,9 @@ impl Core {
                 }
             }
         }
-        for (class, ready) in self.classes.iter_mut().zip(ready) {
-            class.ready = ready.into();
+        for (class, mut ready) in self.classes.iter_mut().zip(ready) {
+            ready.sort_unstable();
+            ready.into_iter().for_each(|task| class.ready.push(task));
         }
         others.sort_unstable_by_key(|(task, _)| *task);
         for (task, state) in others {
@@ -164,21 +158,24 @@ impl Core {
             return;
         }
         for dependency in self.dependencies(task) {
-            self.update(dependency, |record| record.needed_by = record.needed_by.saturating_sub(1));
-            self.release_when_durable(dependency);
+            self.drop_input(dependency);
         }
+    }
+
+    pub(super) fn drop_input(&mut self, input: TaskId) {
+        self.update(input, |record| record.needed_by = record.needed_by.saturating_sub(1));
+        self.release_when_durable(input);
     }
 
     /// Releases a held value that nobody needs, once what is known now is durable.
     pub(super) fn release_when_durable(&mut self, task: TaskId) {
-        let Some(record) = self.record(task) else { return };
-        if record.needed_by > 0 || record.wanted || !matches!(record.state, TaskState::Held { .. }) {
+        if !self.record(task).is_some_and(TaskRecord::is_superfluous) {
             return;
         }
         match self.everything_so_far() {
             Some(last) if last > self.durable => {
                 self.releasable.push_back((last, task));
-                self.release_after.insert(task, last);
+                self.update(task, |record| record.releases_due = record.releases_due.saturating_add(1));
             }
             _ => self.release(task),
         }
@@ -235,7 +232,29 @@ impl Core {
         self.state(task).is_some_and(open)
     }
 
+    /// Cancels those of the tasks that are unsettled, all before anything follows from it: one that depends on another
+    /// was cancelled too, and hasn't failed. Returns how many.
+    pub(super) fn cancel_all(&mut self, tasks: &[TaskId]) -> u64 {
+        let mut cancelled = 0;
+        for task in tasks {
+            if self.is_open(*task) {
+                self.give_up(*task, TaskState::Cancelled, None);
+                cancelled += 1;
+            }
+        }
+        for task in tasks {
+            if self.state(*task) == Some(TaskState::Cancelled) {
+                self.give_up_dependents_of_cancelled(*task);
+            }
+        }
+        cancelled
+    }
+
     fn give_up_dependents_of_cancelled(&mut self, task: TaskId) {
+        let Some(graph) = self.graphs.get(&task.graph) else { return };
+        if !graph.dependents(task.index).any(|dependent| self.is_open(dependent)) {
+            return;
+        }
         let message = format!("{}, which it depends on, was cancelled", self.display_name(task));
         self.give_up_dependents(task, &TaskError { kind: ErrorKind::Dependency, message });
     }

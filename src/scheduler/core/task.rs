@@ -79,12 +79,19 @@ pub struct TaskRecord {
     /// Times that its inputs were out of reach, or its outputs vanished.
     pub fetch_failures: u8,
     pub wanted: bool,
+    /// Times that it is among the values to release once something is durable.
+    pub releases_due: u16,
 }
 
 impl TaskRecord {
     /// Whether some execution ended well once, whatever became of its value.
     pub fn has_ended_well(&self) -> bool {
         self.attempt > 0 && self.micros > 0
+    }
+
+    /// Whether some worker holds its value, and nobody needs it.
+    pub fn is_superfluous(&self) -> bool {
+        self.needed_by == 0 && !self.wanted && matches!(self.state, TaskState::Held { .. })
     }
 
     pub fn new(op: u32, wanted: bool) -> TaskRecord {
@@ -101,6 +108,7 @@ impl TaskRecord {
             workers_lost: 0,
             fetch_failures: 0,
             wanted,
+            releases_due: 0,
         }
     }
 }

@@ -178,7 +178,7 @@ impl Core {
         let takes = |worker: &Worker| !worker.leaving && could_ever_run(&worker.view(), &class.resources);
         let able = present.iter().filter(|(_, worker)| takes(worker)).count();
         if able > 0 {
-            let before = class.ready.iter().filter(|other| other.0 < task).count();
+            let before = class.ready.iter().filter(|other| *other < task).count();
             let words =
                 if able == 1 { "worker that could run it is" } else { "workers that could run it are" };
             about.say(format!("the {able} {words} busy; {before} tasks that need the same are before it"));

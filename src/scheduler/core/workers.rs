@@ -31,8 +31,13 @@ impl Core {
                 out.push(Action::ToWorker { peer, message: ToWorker::HeartbeatAnswer, after: None });
             }
             FromWorker::Finished(completions) => {
-                for completion in completions {
-                    self.on_completion(worker, completion);
+                let mut ends = completions.into_iter();
+                loop {
+                    let taken = self.take_held(worker, ends.as_slice());
+                    match ends.nth(taken) {
+                        Some(end) => self.on_completion(worker, end),
+                        None => break,
+                    }
                 }
             }
             FromWorker::Replicas(holdings) => {

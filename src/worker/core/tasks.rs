@@ -81,7 +81,7 @@ impl Core {
             op_index,
             needs,
             is_plain,
-            args,
+            args: args.into_vec(),
             name,
             inputs,
             priority,
@@ -415,7 +415,7 @@ mod tests {
         let assignment = |index| Assignment {
             execution: execution(index),
             op: u32::from(index == 2),
-            args: Vec::new(),
+            args: Default::default(),
             name: None,
             inputs: Vec::new(),
             priority: u64::from(index),

@@ -34,7 +34,7 @@ fn execution(index: u32, attempt: u32) -> Execution {
 
 fn assignment(execution: Execution, inputs: Vec<(TaskId, Source)>) -> Assignment {
     let priority = u64::from(execution.task.index);
-    Assignment { execution, op: 0, args: vec![], name: None, inputs, priority }
+    Assignment { execution, op: 0, args: Default::default(), name: None, inputs, priority }
 }
 
 fn ended(execution: Execution) -> Event {
@@ -141,7 +141,7 @@ fn a_completion_is_repeated_over_every_new_link_until_it_is_acknowledged() {
 fn an_input_that_nobody_gives_sends_the_task_back() {
     let mut s = Story::new();
     s.hear(ToWorker::Peers(vec![(WorkerIndex(1), vec!["other".into()])]));
-    let inputs = vec![(task(7), Source::Peers(vec![WorkerIndex(1)]))];
+    let inputs = vec![(task(7), Source::Peers([WorkerIndex(1)].into_iter().collect()))];
     s.hear(ToWorker::Compute(vec![assignment(execution(0, 1), inputs)]));
     comes!(s, Action::Fetch { task: input, .. } if input == task(7));
     let missing = MissingInput { unreachable: vec![WorkerIndex(1)], ..MissingInput::new(task(7)) };
@@ -356,7 +356,7 @@ fn a_value_that_is_to_be_held_too_is_fetched_once_and_told_of() {
     comes!(s, Action::Fetch { task: of, from } if of == task(7) && from[0].addresses == ["w1"]);
     s.hear(replicate());
     // A task that needs it waits for the same fetch.
-    let input = (task(7), Source::Peers(vec![WorkerIndex(1)]));
+    let input = (task(7), Source::Peers([WorkerIndex(1)].into_iter().collect()));
     s.hear(ToWorker::Compute(vec![assignment(execution(0, 1), vec![input])]));
     s.quiet();
     s.tell(Event::Fetched { task: task(7), nbytes: 8 });
@@ -480,7 +480,7 @@ fn what_needs_a_core_of_its_own_gets_the_next_one() {
 fn an_input_that_is_named_twice_is_fetched_once() {
     let mut s = Story::new();
     s.hear(ToWorker::Peers(vec![(WorkerIndex(7), vec!["n7:1".into()])]));
-    let peers = || Source::Peers(vec![WorkerIndex(0), WorkerIndex(7)]);
+    let peers = || Source::Peers([WorkerIndex(0), WorkerIndex(7)].into_iter().collect());
     let inputs = vec![(task(5), peers()), (task(4), peers()), (task(5), peers())];
     s.hear(ToWorker::Compute(vec![assignment(execution(9, 1), inputs)]));
     comes!(s, Action::Fetch { task: t, from } if t == task(4) && from[0].addresses == ["n7:1"]);

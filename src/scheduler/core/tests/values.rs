@@ -38,7 +38,7 @@ fn a_value_that_was_needed_again_waits_for_its_last_consumer_to_be_durable() {
     s.tell(Event::Durable(first_consumer));
     s.quiet();
     s.sync();
-    comes!(s, Action::ToWorker { message: ToWorker::Free(tasks), .. } if tasks == [task(1, 0), task(2, 0)]);
+    comes!(s, Action::ToWorker { message: ToWorker::Free(tasks), .. } if tasks == [task(2, 0), task(1, 0)]);
     s.quiet();
 }
 
@@ -265,4 +265,22 @@ fn a_value_that_is_found_while_it_is_made_again_is_made_no_more() {
     s.skip_until(|action| {
         matches!(action, Action::ToWorker { peer: PeerId(2), message: ToWorker::Cancel(_), .. })
     });
+}
+
+#[test]
+fn a_graph_is_cancelled_as_a_whole_and_what_depends_on_it_fails() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(kernel(), &[]), (kernel(), &[0]), (kernel(), &[1])], &[2]));
+    s.submit(10, graph_upon(task(1, 2), &[(kernel(), &[u32::MAX])]));
+    s.skip();
+    s.ask(Request::Cancel { request: RequestId(11), keys: vec![crate::graph::Key::Graph(GraphId(1))] });
+    comes!(s, Action::Persist { record: Record::Cancelled { tasks, .. }, .. } if tasks.len() == 3);
+    comes!(s, Action::ToClient { message: ToClient { reply: Reply::Cancelled { tasks: 3 }, .. }, .. });
+    comes!(s, Action::ToWorker { message: ToWorker::Cancel(executions), .. } if executions.len() == 1);
+    s.quiet();
+    for index in 0..3 {
+        assert_eq!(s.state(task(1, index)), "cancelled");
+    }
+    assert_eq!(s.state(task(2, 0)), "erred");
 }
