@@ -405,6 +405,16 @@ fn workers(sandbox: &Sandbox) -> Vec<(String, i32)> {
     alive.map(|w| (w["name"].as_str().unwrap().to_owned(), w["pid"].as_i64().unwrap() as i32)).collect()
 }
 
+/// The graph that holds the dataset `wind`.
+fn dataset_graph(sandbox: &Sandbox) -> String {
+    let recipe = sandbox.cluster("default").join("datasets/wind/dataset.toml");
+    let recipe: toml::Table = fs::read_to_string(recipe).unwrap().parse().unwrap();
+    let key = recipe["memory"]["key"].as_str().unwrap().to_owned();
+    let tasks = sandbox.json(["tasks"]);
+    let named = tasks["tasks"].as_array().unwrap().iter().find(|task| task["key"] == key.as_str()).unwrap();
+    named["task"].as_str().unwrap().split('.').next().unwrap().to_owned()
+}
+
 #[test]
 fn a_dataset_in_memory_is_not_computed_again_and_outlives_its_holders() {
     let sandbox = world();
@@ -436,7 +446,45 @@ fn a_dataset_in_memory_is_not_computed_again_and_outlives_its_holders() {
     sandbox.run(words).exits(0);
     assert!(fs::read(sandbox.file("d.nc")).unwrap() == first, "after down and up");
     assert_eq!(compute("e.nc").1["decoded_nbytes"], 0);
+    // Whoever cancels its graph lets go of its values; they are made again for the next who needs them.
+    let graph = dataset_graph(&sandbox);
+    sandbox.ok(["cancel", &graph]);
+    sandbox.run(words.iter().copied().chain(["--overwrite"])).exits(0).says("computed again");
+    assert!(fs::read(sandbox.file("d.nc")).unwrap() == first, "after its values were let go");
+    assert_ne!(dataset_graph(&sandbox), graph);
     sandbox.ok(["unpublish", "wind"]);
+    assert_eq!(names(&datasets(&sandbox)), [""; 0]);
+}
+
+#[test]
+fn what_a_killed_publisher_had_computed_is_pinned_by_nothing_and_let_go_on_request() {
+    let sandbox = world();
+    // With nobody to compute it, the publisher waits until it is killed.
+    sandbox.up(0);
+    let words = ["publish", "wind", STUDY, "--in", "wind_*.nc", "--persist", "memory"];
+    let publisher = support::sandbox::start(&mut sandbox.jq(words), b"");
+    sandbox.until("its graph", |status| status["counts"]["ready"].as_u64() > Some(0));
+    kill(Pid::from_raw(publisher.pid()), Signal::SIGKILL).unwrap();
+    publisher.end();
+    sandbox.ok(["scale", "1"]);
+    sandbox.ok(["wait", "g1"]);
+    assert_eq!(sandbox.json(["datasets"])["datasets"].as_array().unwrap().len(), 0);
+    // A value that is held is with a worker.
+    let held = || {
+        let tasks = sandbox.json(["tasks"]);
+        tasks["tasks"].as_array().unwrap().iter().filter(|task| !task["worker"].is_null()).count()
+    };
+    let nothing_held = || support::eventually_sync("that they are let go", || (held() == 0).then_some(()));
+    assert!(held() > 0);
+    sandbox.ok(["cancel", "g1"]);
+    nothing_held();
+    // Once more, and to its end: what was left is no hindrance.
+    sandbox.ok(words);
+    assert!(held() > 0);
+    sandbox.ok(["unpublish", "wind"]);
+    nothing_held();
+    assert_eq!(names(&datasets(&sandbox)).len(), 1, "its draft");
+    sandbox.ok(["clean", "--older-than", "0s", "--yes"]);
     assert_eq!(names(&datasets(&sandbox)), [""; 0]);
 }
 

@@ -229,6 +229,7 @@ async fn on_cluster(plan: &Plan, bar: &ProgressBar, context: &Context) -> Result
             target: text_of_path(&plan.summary.out),
         }],
         replicas: 0,
+        unconfirmed: false,
     };
     settled(&mut client, looks, options("look at files for"), &hidden, &mut stops, context).await?;
     settled(&mut client, plan.graph.clone(), options("compute"), bar, &mut stops, context).await

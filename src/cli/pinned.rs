@@ -14,6 +14,8 @@ use crate::protocol::{Counts, GraphOptions, RefusalKind, Reply, Request};
 
 /// Workers that hold each value.
 const REPLICAS: u8 = 2;
+/// Times that a dataset is computed again, if others do so at the same time.
+const MOST_ROUNDS: usize = 4;
 
 /// Computes what the recipe makes of the dataset and has workers keep it; what is noted of it.
 pub fn compute(recipe: &Recipe, published: &Published, context: &Context) -> Result<Memory, CliError> {
@@ -37,22 +39,52 @@ impl Inputs {
 fn held(stored: &mut Stored, published: &Published, context: &Context) -> Result<Vec<Held>, CliError> {
     block_on(async {
         let mut client = client(context).await?;
-        if let Some(memory) = &stored.recipe.memory
-            && let Some(graph) = graph_of(&mut client, &memory.key).await?
-        {
-            let (counts, _) = client.wait(vec![Key::Graph(graph)], None).await?;
-            if counts.erred + counts.cancelled == 0 {
-                return Ok(stored.held(graph));
+        for _ in 0..MOST_ROUNDS {
+            if let Some(memory) = &stored.recipe.memory
+                && let Some(graph) = graph_of(&mut client, &memory.key).await?
+            {
+                let (counts, _) = client.wait(vec![Key::Graph(graph)], None).await?;
+                if counts.erred + counts.cancelled == 0 && pin(&mut client, &memory.key).await? {
+                    return Ok(stored.held(graph));
+                }
+                unpin(&mut client, graph).await?;
             }
-            unpin(&mut client, graph).await?;
+            context.out.note(format!("no worker holds dataset:{}: it is computed again", stored.recipe.name));
+            let memory = computed(&mut client, &stored.recipe, published, context).await?;
+            replace(&mut client, stored, memory).await?;
         }
-        context.out.note(format!("no worker holds dataset:{}: it is computed again", stored.recipe.name));
-        let memory = computed(&mut client, &stored.recipe, published, context).await?;
-        let graph = graph_of(&mut client, &memory.key).await?;
-        stored.recipe.memory = Some(memory);
-        Registry::rewrite(stored)?;
-        Ok(graph.map_or(Vec::new(), |graph| stored.held(graph)))
+        let message = format!("others compute dataset:{} again all the time", stored.recipe.name);
+        Err(CliError::new(Exit::TryAgain, message).hint("wait until they are done"))
     })
+}
+
+/// Notes where the dataset is held now, unless somebody else was first: then theirs counts. Whose note was displaced
+/// is let go by whoever displaced it.
+async fn replace(client: &mut Client, stored: &mut Stored, memory: Memory) -> Result<(), CliError> {
+    let mut now = Stored::open(&stored.folder)?.recipe;
+    let before = std::mem::replace(&mut stored.recipe.memory, now.memory.take());
+    let found = std::mem::take(&mut stored.recipe.memory);
+    let is_same = stored.recipe == now;
+    stored.recipe.memory = found;
+    if !is_same || stored.recipe.memory != before {
+        let_go(client, &memory).await?;
+        let message = format!("dataset:{} was replaced meanwhile", now.name);
+        return if is_same { Ok(()) } else { Err(CliError::new(Exit::TryAgain, message)) };
+    }
+    stored.recipe.memory = Some(memory);
+    match Registry::rewrite(stored)?.memory {
+        Some(displaced) => let_go(client, &displaced).await,
+        None => Ok(()),
+    }
+}
+
+/// Has workers keep it from now on: a dataset names it. If none can be told, the next who needs it does that.
+pub fn keep(recipe: &Recipe, context: &Context) {
+    let Some(memory) = &recipe.memory else { return };
+    if let Err(error) = block_on(async { pin(&mut client(context).await?, &memory.key).await }) {
+        let name = &recipe.name;
+        context.out.detail(format!("no worker was told to keep dataset:{name} yet: {}", error.message));
+    }
 }
 
 /// Has workers let go of it, if the cluster is up: if it isn't, there is nothing to let go of.
@@ -60,10 +92,7 @@ pub fn release(recipe: &Recipe, context: &Context) {
     let Some(memory) = &recipe.memory else { return };
     let released = block_on(async {
         let mut client = client(context).await?;
-        match graph_of(&mut client, &memory.key).await? {
-            Some(graph) => unpin(&mut client, graph).await,
-            None => Ok(()),
-        }
+        let_go(&mut client, memory).await
     });
     if let Err(error) = released {
         context
@@ -102,8 +131,9 @@ async fn computed(
     let results = results.collect();
     let bar = context.out.progress(pinned.graph.len() as u64, "computing");
     let label = format!("dataset {}", recipe.name);
-    let options =
-        GraphOptions { label, max_failures: Some(0), replicas: REPLICAS, ..GraphOptions::default() };
+    // Whoever kills this process leaves a graph as any other: it is pinned once a dataset names it.
+    let (max_failures, replicas, unconfirmed) = (Some(0), REPLICAS, true);
+    let options = GraphOptions { label, max_failures, replicas, unconfirmed, ..GraphOptions::default() };
     let graph = client.submit(pinned.graph, options).await?;
     let mut show = |counts: &Counts| bar.set_position(counts.settled());
     let progress = (!bar.is_hidden()).then_some(&mut show as &mut dyn FnMut(&Counts));
@@ -129,6 +159,23 @@ async fn graph_of(client: &mut Client, key: &str) -> Result<Option<GraphId>, Cli
         Ok(Reply::Resolved(tasks)) => Ok(tasks.first().map(|task| task.graph)),
         Ok(other) => Err(crate::client::unexpected(&other).into()),
         Err(ClientError::Refused { kind: RefusalKind::Unknown, .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn let_go(client: &mut Client, memory: &Memory) -> Result<(), CliError> {
+    match graph_of(client, &memory.key).await? {
+        Some(graph) => unpin(client, graph).await,
+        None => Ok(()),
+    }
+}
+
+/// `false`: its values were let go.
+async fn pin(client: &mut Client, key: &str) -> Result<bool, CliError> {
+    let request = Request::Pin { request: random_request()?, key: Key::Named(key.to_owned()) };
+    match client.call(request).await {
+        Ok(_) => Ok(true),
+        Err(ClientError::Refused { kind: RefusalKind::Unknown, .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

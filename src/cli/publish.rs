@@ -96,6 +96,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         error => CliError::from(error),
     };
     let draft = registry.begin(&publication)?;
+    let replaces = publication.overwrite;
     let work = Work { publication, published: inputs.open()?, draft };
     let host = args.local.then(Host::here);
     let (draft, recipe, published) = match work.publication.persist {
@@ -103,14 +104,16 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         Persist::Memory => work.in_memory(&inputs, context)?,
         Persist::Lazy => work.lazily(&inputs)?,
     };
-    let old = registry.open(&recipe.name).ok();
+    // Before nobody knows of it any more: if this ends here, it is computed again when it is needed.
+    if replaces && let Ok(old) = registry.open(&recipe.name) {
+        pinned::release(&old.recipe, context);
+    }
     let stored = registry.commit(draft, &recipe, &published).map_err(told);
-    // Of what is replaced or has failed, nobody knows any more.
-    let gone = if stored.is_ok() { old.map(|old| old.recipe) } else { Some(recipe) };
-    if let Some(recipe) = gone {
+    if stored.is_err() {
         pinned::release(&recipe, context);
     }
     let stored = stored?;
+    pinned::keep(&stored.recipe, context);
     if stored.recipe.shared {
         warn_unreadable(&stored, context);
     }

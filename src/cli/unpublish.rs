@@ -16,10 +16,11 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
     let registry = Registry::of(&state_dir(context)?);
     let recipe = registry.open(&args.dataset).ok().map(|stored| stored.recipe);
-    let stays = registry.remove(&args.dataset)?;
+    // First, while something names what is to be let go.
     if let Some(recipe) = recipe {
         pinned::release(&recipe, context);
     }
+    let stays = registry.remove(&args.dataset)?;
     if let Some(folder) = stays {
         context.out.warning(format!("{} stays: this cluster has not published it", folder.display()));
     }

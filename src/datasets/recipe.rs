@@ -124,13 +124,16 @@ impl Recipe {
     /// # Errors
     /// The file can't be read, is no recipe, or is of a later version.
     pub fn read(folder: &Path) -> std::result::Result<Recipe, DatasetError> {
-        let path = folder.join(FILE);
-        let damaged = |reason: String| DatasetError::Damaged { path: path.clone(), reason };
-        let io = |error| DatasetError::io("read", &path, error);
-        if std::fs::metadata(&path).map_err(io)?.len() > MAX_BYTES {
+        Recipe::read_file(&folder.join(FILE))
+    }
+
+    pub(super) fn read_file(path: &Path) -> std::result::Result<Recipe, DatasetError> {
+        let damaged = |reason: String| DatasetError::Damaged { path: path.to_owned(), reason };
+        let io = |error| DatasetError::io("read", path, error);
+        if std::fs::metadata(path).map_err(io)?.len() > MAX_BYTES {
             return Err(damaged(format!("it is longer than {MAX_BYTES} bytes")));
         }
-        let text = std::fs::read_to_string(&path).map_err(io)?;
+        let text = std::fs::read_to_string(path).map_err(io)?;
         Recipe::parse(&text).map_err(damaged)
     }
 

@@ -173,14 +173,18 @@ impl Registry {
         self.commit(draft, &recipe, &published)
     }
 
-    /// Replaces the recipe of a dataset.
+    /// Replaces the recipe of a dataset; the one that was there.
     ///
     /// # Errors
     /// It can't be written.
-    pub fn rewrite(stored: &Stored) -> Result<(), DatasetError> {
+    pub fn rewrite(stored: &Stored) -> Result<Recipe, DatasetError> {
         let path = stored.folder.join(recipe::FILE);
-        crate::state::files::write_atomic(&path, stored.recipe.text().as_bytes())
-            .map_err(|error| DatasetError::io("write", &path, io::Error::other(error.to_string())))
+        let aside = stored.folder.join(claim::hidden("recipe", claim::random(&stored.folder)?));
+        crate::state::files::write_atomic(&aside, stored.recipe.text().as_bytes())?;
+        let swapped = directory::swap(&aside, &path).map_err(|error| DatasetError::io("write", &path, error));
+        let old = swapped.and_then(|()| sync(&stored.folder)).and_then(|()| Recipe::read_file(&aside));
+        directory::remove(&aside).map_err(|error| DatasetError::io("remove", &aside, error))?;
+        old
     }
 
     /// Removes a dataset, shared or not; it needn't be readable. Returns the shared folder that stays, because it is

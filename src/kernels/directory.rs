@@ -26,6 +26,24 @@ pub fn place(from: &Path, to: &Path, overwrite: bool) -> io::Result<()> {
     }
 }
 
+/// Exchanges two files or directories, in one step where the file system can.
+///
+/// # Errors
+/// As the system has them.
+pub fn swap(one: &Path, other: &Path) -> io::Result<()> {
+    match renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE) {
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {}
+        swapped => return Ok(swapped?),
+    }
+    // A second name for what is there: at no time is there nothing.
+    let mut aside = one.as_os_str().to_owned();
+    aside.push(".old");
+    let aside = Path::new(&aside);
+    std::fs::hard_link(other, aside)?;
+    std::fs::rename(one, other)?;
+    std::fs::rename(aside, one)
+}
+
 fn place_by_steps(from: &Path, to: &Path, overwrite: bool) -> io::Result<()> {
     if std::fs::symlink_metadata(to).is_err() {
         return std::fs::rename(from, to);

@@ -18,6 +18,10 @@ pub struct GraphOptions {
     /// More than 0 pins the graph: its wanted values are kept, by so many workers each, until it is unpinned.
     #[serde(default)]
     pub replicas: u8,
+    /// It is pinned only when that is confirmed ([`Request::Pin`]). Until then its values are kept as any other
+    /// graph's: who submitted it may die before anything names it.
+    #[serde(default)]
+    pub unconfirmed: bool,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -63,6 +67,12 @@ pub enum Request {
         request: RequestId,
         workers: u32,
     },
+    /// Something names the graph that is to be pinned: this one, or the one that has this task. It is refused
+    /// (`Unknown`) if its values were let go.
+    Pin {
+        request: RequestId,
+        key: Key,
+    },
     /// Let go of the values of a pinned graph: that one, or the one that has this task.
     Unpin {
         request: RequestId,
@@ -107,6 +117,7 @@ impl Request {
             | Request::Cancel { .. }
             | Request::Retry { .. }
             | Request::Scale { .. }
+            | Request::Pin { .. }
             | Request::Unpin { .. }
             | Request::Relieve { .. }
             | Request::Down { .. } => false,
@@ -369,6 +380,7 @@ pub enum Reply {
     Unpinned {
         tasks: u64,
     },
+    Pinned,
     Datasets(Vec<(String, String)>),
     /// `nbytes`: of the whole file.
     DatasetFile {

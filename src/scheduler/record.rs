@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Kind of these records in the journal.
 pub const KIND: u8 = 1;
 /// Version of their encoding. A later one may know more records; a program reads its own version and older ones.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 
 /// Why a record of the journal can't be taken.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -82,6 +82,10 @@ pub enum Record {
     Image(Box<Image>),
     /// Of a snapshot: the rest, which puts the images into force.
     Base(Box<Base>),
+    /// A graph that was to be pinned is.
+    Pinned {
+        graph: GraphId,
+    },
     /// The values of a pinned graph are let go.
     Unpinned {
         request: RequestId,

@@ -145,7 +145,10 @@ impl Plan {
         };
         let request = RequestId(u128::from(random.next()) << 64 | u128::from(random.next()));
         // Some are pinned.
-        let options = GraphOptions { replicas: if request.0.is_multiple_of(7) { 2 } else { 0 }, ..options };
+        let is_pinned = request.0.is_multiple_of(7);
+        let replicas = if is_pinned { 2 } else { 0 };
+        let options =
+            GraphOptions { replicas, unconfirmed: is_pinned && request.0.is_multiple_of(2), ..options };
         Plan {
             request,
             tasks,

@@ -97,6 +97,7 @@ impl Core {
             Request::Why { subject } => self.explain(&subject),
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::Scale { request, workers } => self.on_scale(request, workers, out),
+            Request::Pin { request: _, key } => self.on_pin(&key, out),
             Request::Unpin { request, key } => self.on_unpin(request, &key, out),
             // Its shell has the files.
             Request::Datasets | Request::DatasetFile { .. } => {
@@ -314,6 +315,12 @@ impl Core {
             Ok(resolved) => resolved,
             Err(refusal) => return refusal,
         };
+        // Of a whole graph nobody wants what is kept of it either.
+        let is_kept = |id: &GraphId| self.graphs.get(id).is_some_and(|graph| graph.is_to_be_kept());
+        for graph in graphs.iter().copied().filter(is_kept).collect::<Vec<_>>() {
+            self.persist(Record::Unpinned { request, graph }, out);
+            self.take_unpin(request, graph);
+        }
         let mut tasks = named;
         for graph in graphs.iter().filter_map(|id| self.graphs.get(id)) {
             tasks.extend((0..graph.tasks.len() as u32).map(|index| graph.task_id(index)));

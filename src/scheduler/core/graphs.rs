@@ -263,6 +263,11 @@ impl GraphState {
 
     /// Its values are kept until it is unpinned, so it doesn't go into the history.
     pub fn is_pinned(&self) -> bool {
+        self.options.replicas > 0 && !self.options.unconfirmed
+    }
+
+    /// It is pinned, or is to be.
+    pub fn is_to_be_kept(&self) -> bool {
         self.options.replicas > 0
     }
 

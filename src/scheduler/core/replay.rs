@@ -163,6 +163,7 @@ impl Core {
             Record::AllocationOver { allocation } => {
                 self.allocations.end(allocation, AllocationStateName::Ended)
             }
+            Record::Pinned { graph } => self.take_pin(graph),
             Record::Unpinned { request, graph } => drop(self.take_unpin(request, graph)),
             Record::Forgotten { graph } => self.forget(graph),
             Record::GoingDown { drain_ms } => self.take_down(None, drain_ms),

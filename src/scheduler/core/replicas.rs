@@ -90,16 +90,44 @@ impl Core {
         }
     }
 
-    pub(super) fn on_unpin(&mut self, request: RequestId, key: &Key, out: &mut Vec<Action>) -> Reply {
-        if let Some(Answered::Unpinned { tasks }) = self.requests.get(&request) {
-            return Reply::Unpinned { tasks: *tasks };
+    /// The same again changes nothing, so no answer is kept for a repeat.
+    pub(super) fn on_pin(&mut self, key: &Key, out: &mut Vec<Action>) -> Reply {
+        let Some(graph) = self.graph_of(key) else {
+            return refuse(RefusalKind::Unknown, format!("there is no task or graph '{key}'"));
+        };
+        let Some(state) = self.graphs.get(&graph).filter(|state| state.is_to_be_kept()) else {
+            return refuse(RefusalKind::Unknown, format!("the values of '{key}' were let go"));
+        };
+        if !state.is_pinned() {
+            self.persist(Record::Pinned { graph }, out);
+            self.take_pin(graph);
         }
+        Reply::Pinned
+    }
+
+    /// The graph's values are kept until it is unpinned. Also the way in of replay.
+    pub(super) fn take_pin(&mut self, graph: GraphId) {
+        self.leave_history(graph);
+        if let Some(state) = self.graphs.get_mut(&graph) {
+            state.options.unconfirmed = false;
+        }
+    }
+
+    /// The graph that a key names, or that has the task that it names.
+    fn graph_of(&self, key: &Key) -> Option<GraphId> {
         let graph = match key {
             Key::Graph(graph) => Some(*graph),
             Key::Task(task) => Some(task.graph),
             Key::Named(name) => self.names.get(name).map(|task| task.graph),
         };
-        let Some(graph) = graph.filter(|graph| self.graphs.contains_key(graph)) else {
+        graph.filter(|graph| self.graphs.contains_key(graph))
+    }
+
+    pub(super) fn on_unpin(&mut self, request: RequestId, key: &Key, out: &mut Vec<Action>) -> Reply {
+        if let Some(Answered::Unpinned { tasks }) = self.requests.get(&request) {
+            return Reply::Unpinned { tasks: *tasks };
+        }
+        let Some(graph) = self.graph_of(key) else {
             return refuse(RefusalKind::Unknown, format!("there is no task or graph '{key}'"));
         };
         self.persist(Record::Unpinned { request, graph }, out);

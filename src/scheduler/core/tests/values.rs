@@ -104,12 +104,16 @@ fn a_wait_for_a_task_whose_value_is_lost_at_once_goes_on() {
 
 /// Two workers, of which the first holds the only value of a graph that is to have two holders.
 fn pinned_value() -> Story {
+    value_to_keep(false)
+}
+
+fn value_to_keep(unconfirmed: bool) -> Story {
     let mut s = Story::new();
     s.register(1, registration("w1"));
     s.submit_with(
         9,
         graph(&[(kernel(), &[])], &[0]),
-        GraphOptions { replicas: 2, ..GraphOptions::default() },
+        GraphOptions { replicas: 2, unconfirmed, ..GraphOptions::default() },
     );
     s.sync();
     s.finish(1, held(execution(task(1, 0), 1, 1)));
@@ -117,6 +121,59 @@ fn pinned_value() -> Story {
     s.skip();
     s.register(2, registration("w2"));
     s
+}
+
+fn answer(s: &mut Story) -> Reply {
+    s.sync();
+    let reply = std::iter::from_fn(|| s.next()).find_map(|action| match action {
+        Action::ToClient { message, .. } => Some(message.reply),
+        _ => None,
+    });
+    reply.unwrap()
+}
+
+fn pin(s: &mut Story) -> Reply {
+    s.skip();
+    s.ask(Request::Pin { request: RequestId(78), key: Key::Graph(GraphId(1)) });
+    answer(s)
+}
+
+#[test]
+fn a_graph_is_pinned_only_when_that_is_confirmed() {
+    let in_history = |s: &Story| {
+        let base = s.core.snapshot().into_iter().find_map(|record| match record {
+            Record::Base(base) => Some(base.history),
+            _ => None,
+        });
+        base.unwrap()
+    };
+    let mut s = value_to_keep(true);
+    assert_eq!(in_history(&s), [GraphId(1)], "its turn to be forgotten comes, as any other's");
+    s.restart();
+    assert_eq!(in_history(&s), [GraphId(1)]);
+    assert_eq!(pin(&mut s), Reply::Pinned);
+    assert_eq!(in_history(&s), []);
+    let journalled = s.journal.len();
+    assert_eq!(pin(&mut s), Reply::Pinned);
+    assert_eq!(s.journal.len(), journalled, "the same again is not journalled");
+    s.restart();
+    assert_eq!(in_history(&s), []);
+}
+
+#[test]
+fn who_cancels_a_graph_that_was_to_be_kept_frees_its_values() {
+    for unconfirmed in [true, false] {
+        let mut s = value_to_keep(unconfirmed);
+        s.skip();
+        s.ask(Request::Cancel { request: RequestId(77), keys: vec![Key::Graph(GraphId(1))] });
+        assert_eq!(answer(&mut s), Reply::Cancelled { tasks: 0 });
+        assert_eq!(s.state(task(1, 0)), "released");
+        assert!(matches!(pin(&mut s), Reply::Refused { kind: RefusalKind::Unknown, .. }));
+        s.restart();
+        assert_eq!(s.state(task(1, 0)), "released");
+        s.ask(Request::Cancel { request: RequestId(77), keys: vec![Key::Graph(GraphId(1))] });
+        assert_eq!(answer(&mut s), Reply::Cancelled { tasks: 0 }, "a repeat is known");
+    }
 }
 
 fn replica(worker: u64) -> Event {
