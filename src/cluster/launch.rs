@@ -126,7 +126,7 @@ pub async fn launch(
         }
         return here::launch(state, spec, beginning.stood_still, patience.say).await;
     }
-    let before = state.read_contact()?.map(|contact| contact.epoch);
+    let before = state.sound_contact()?.map(|contact| contact.epoch);
     let name = job::submit(state, spec, beginning).await.map_err(JobError::from)?;
     // From here on the intent stands for the launch: whoever comes now follows it too.
     drop(right);
@@ -141,7 +141,7 @@ pub async fn launch(
             }
             let _right = self::right(state, patience).await?;
             // Whoever followed it too may have been faster.
-            if let Some(contact) = state.read_contact()?.filter(|contact| Some(contact.epoch) > before) {
+            if let Some(contact) = state.sound_contact()?.filter(|contact| Some(contact.epoch) > before) {
                 return Ok(contact);
             }
             here::launch(state, &spec, beginning.stood_still, patience.say).await
@@ -157,7 +157,7 @@ async fn must_submit_here(state: &StateDir, spec: &ClusterSpec) -> Result<(), La
         return Ok(());
     }
     let Some(words) = submitter.refused_here(None).await else { return Ok(()) };
-    let last = state.read_contact()?.map_or(String::new(), |contact| contact.host);
+    let last = state.sound_contact()?.map_or(String::new(), |contact| contact.host);
     Err(LaunchError::CantSubmit { words, last })
 }
 
