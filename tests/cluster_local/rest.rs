@@ -5,6 +5,7 @@ use crate::support::sandbox::{Sandbox, start};
 use crate::support::{eventually_sync, is_alive};
 use jobq::state::launch;
 use std::fs;
+use std::time::{Duration, SystemTime};
 
 const UP: [&str; 5] = ["up", "--queue", "local", "--workers", "1"];
 
@@ -119,4 +120,20 @@ fn clean_leaves_a_cluster_whose_first_scheduler_is_in_the_queue() {
     up.end().exits(0);
     sandbox.ok(["submit", "--wait", "--", "true"]);
     sandbox.ok(["down"]);
+}
+
+#[test]
+fn certificates_that_get_old_are_renewed_by_whoever_uses_them() {
+    let sandbox = Sandbox::new();
+    sandbox.up(1).ok(["down"]);
+    let path = sandbox.cluster("default").join("identity/scheduler.pem");
+    let long_ago = SystemTime::now() - Duration::from_secs(200 * 86_400);
+    for verb in [&UP[..], &["status"]] {
+        fs::File::options().append(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+        let old = fs::read(&path).unwrap();
+        sandbox.run(verb).exits(0);
+        assert_ne!(fs::read(&path).unwrap(), old, "{verb:?}");
+    }
+    // Its workers and its scheduler have older ones.
+    sandbox.ok(["submit", "--wait", "--", "true"]);
 }
