@@ -81,10 +81,11 @@ pub(super) async fn right(state: &StateDir, patience: Patience) -> Result<Launch
     let mut other: Option<(Launching, Instant)> = None;
     let mut said = false;
     loop {
-        let by = match launch_right::take(state.path(), &lost)? {
-            Ok(right) => return Ok(right),
-            Err(by) => by,
-        };
+        let by =
+            match launch_right::take(state.path(), &lost).map_err(|error| unless_removed(state, error))? {
+                Ok(right) => return Ok(right),
+                Err(by) => by,
+            };
         let waited = started.elapsed();
         if other.as_ref().is_none_or(|(seen, _)| *seen != by) {
             other = Some((by.clone(), Instant::now()));
@@ -106,6 +107,14 @@ pub(super) async fn right(state: &StateDir, patience: Patience) -> Result<Launch
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Whoever had the right before may have removed the cluster.
+fn unless_removed(state: &StateDir, error: StateError) -> StateError {
+    if state.path().is_dir() {
+        return error;
+    }
+    StateError::NoSuchCluster { name: state.name().to_owned(), root: state.root().to_owned() }
 }
 
 /// Starts the scheduler, and returns once it can be connected to.
