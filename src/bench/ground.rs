@@ -109,7 +109,8 @@ impl Ground {
             return Ok(());
         }
         let scheduler = state.read_contact()?.map(|contact| contact.pid);
-        down::down(state, spec, &self.transport(Role::Admin)?, Duration::ZERO, || ()).await?;
+        down::down(state, spec, &self.transport(Role::Admin)?, Duration::ZERO, Patience::silent(|| ()))
+            .await?;
         gone("the scheduler", || scheduler.is_none_or(|pid| !runs(pid))).await
     }
 

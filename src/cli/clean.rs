@@ -62,10 +62,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
             return Ok(Exit::Ok);
         }
         block_on(async {
-            for rubbish in &findings.rubbish {
-                remove(&root, rubbish).await.map_err(|error| up::explain(error, context))?;
-            }
-            Ok(())
+            remove(&root, &findings.rubbish).await.map_err(|error| up::explain(error, context))
         })?;
         context.out.note(format!("removed {}", sum(&report)));
     }

@@ -1,9 +1,10 @@
 //! `down`: a cluster ends, and nothing of it is left in the queue.
 
-use super::Context;
 use super::connect::{block_on, cluster_spec};
 use super::exit::{CliError, Exit};
-use crate::cluster::down::{DownError, down};
+use super::{Context, up};
+use crate::cluster::down::{DownError, Downed, down};
+use crate::cluster::hold::{Hold, at_rest};
 use crate::config::parse_duration;
 use crate::datasets::Registry;
 use crate::scheduler::shell::transport;
@@ -37,25 +38,25 @@ pub fn run(args: Args, context: &Context) -> Result<Exit, CliError> {
         Err(StateError::NoSuchCluster { .. }) => return tell(&Report::nothing(context), context),
         Err(error) => return Err(error.into()),
     };
-    let downed = match state.read_cluster()? {
-        None => crate::cluster::down::Downed::default(),
-        Some(_) => {
-            let spec = cluster_spec(&state)?;
-            let links =
-                transport(&state, &spec, Role::Admin).map_err(|e| CliError::config(format!("{e:#}")))?;
-            block_on(async { down(&state, &spec, &links, args.drain, tell_waiting).await.map_err(explain) })?
+    let (downed, rest) = block_on(async {
+        let patience = up::patience(None);
+        if state.read_cluster()?.is_none() {
+            let rest = at_rest(&state, patience).await.map_err(|error| up::explain(error, context))?;
+            return Ok((Downed::default(), Some(rest)));
         }
-    };
-    if args.purge {
+        let spec = cluster_spec(&state)?;
+        let links = transport(&state, &spec, Role::Admin).map_err(|e| CliError::config(format!("{e:#}")))?;
+        down(&state, &spec, &links, args.drain, patience).await.map_err(explain)
+    })?;
+    // Where somebody else has brought it up again, there is nothing to remove.
+    let purged = args.purge && rest.is_some();
+    if let Some(rest) = rest.filter(|_| purged) {
+        let hold = Hold::take(&state, rest, "purged")?;
         Registry::of(&state).remove_shared()?;
-        state.remove()?;
+        hold.remove()?;
     }
-    let report = Report {
-        cluster: context.cluster.clone(),
-        was_up: downed.was_alive,
-        swept: downed.swept,
-        purged: args.purge,
-    };
+    let report =
+        Report { cluster: context.cluster.clone(), was_up: downed.was_alive, swept: downed.swept, purged };
     tell(&report, context)
 }
 
@@ -99,6 +100,7 @@ pub fn explain(error: DownError) -> CliError {
         DownError::Batch(error) => {
             CliError::from(error).hint("`jq down` again, once the batch system answers")
         }
+        DownError::Launch(error) => CliError::new(Exit::TryAgain, error.to_string()),
         DownError::StillThere => {
             CliError::unavailable(error.to_string()).hint("`jq logs scheduler` tells what it waits for")
         }

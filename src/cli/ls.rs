@@ -72,14 +72,14 @@ async fn one(root: &std::path::Path, name: &str) -> Result<Row, CliError> {
     let spec = cluster_spec(&state)?;
     let links =
         transport(&state, &spec, Role::Admin).map_err(|error| CliError::config(format!("{error:#}")))?;
-    let host = state.read_contact()?.map(|contact| contact.host).unwrap_or_default();
+    let host = state.sound_contact()?.map(|contact| contact.host).unwrap_or_default();
     let starting = || Row {
         state: "starting".to_owned(),
         note: "its scheduler's job was submitted; `jq status` waits for it".to_owned(),
         ..Row::default()
     };
     Ok(match look(&state, &links).await? {
-        Liveness::Down | Liveness::Dead(_) if under_way(&state)?.is_some() => starting(),
+        Liveness::Down { .. } | Liveness::Dead(_) if under_way(&state)?.is_some() => starting(),
         Liveness::Alive(mut client) => {
             let status = status(&mut client).await?;
             let c = status.counts;
@@ -88,7 +88,7 @@ async fn one(root: &std::path::Path, name: &str) -> Result<Row, CliError> {
             let state = if status.going_down { "going down" } else { "up" }.to_owned();
             Row { state, host, workers, target, unfinished, ..Row::default() }
         }
-        Liveness::Down => Row { state: "down".to_owned(), ..Row::default() },
+        Liveness::Down { .. } => Row { state: "down".to_owned(), ..Row::default() },
         Liveness::Dead(_) => {
             let note =
                 "its scheduler died; `jq up`, or any verb that needs it, resumes; `jq down` clears it away"

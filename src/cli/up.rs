@@ -257,12 +257,12 @@ async fn bring_down(state: &StateDir, spec: &ClusterSpec, drain: Duration) -> Re
     let spec = &in_force;
     let links =
         transport(state, spec, Role::Admin).map_err(|error| CliError::config(format!("{error:#}")))?;
-    down::down(state, spec, &links, drain, || ()).await.map_err(super::down::explain)?;
+    down::down(state, spec, &links, drain, patience(None)).await.map_err(super::down::explain)?;
     Ok(())
 }
 
 fn tell_losses(brought: &Brought, context: &Context) {
-    let (lost, contact) = match brought {
+    let (lost, last) = match brought {
         Brought::Started | Brought::WasUp => return,
         Brought::Resumed(resumed) => return tell_resumption(resumed, context.out),
         Brought::Afresh(lost) => lost.as_ref(),
@@ -272,7 +272,7 @@ fn tell_losses(brought: &Brought, context: &Context) {
     context.out.warning(format!(
         "the scheduler of cluster {} (epoch {}, process {} on {}) had died. Given up with it: {} graphs with {unfinished} \
          unfinished, {} finished and {} failed tasks. Its jobs were cancelled; the cluster starts afresh",
-        context.cluster, contact.epoch, contact.pid, contact.host, lost.graphs, c.memory, c.erred + c.cancelled,
+        context.cluster, last.epoch, last.pid, last.host, lost.graphs, c.memory, c.erred + c.cancelled,
     ));
     if !lost.damage.is_empty() {
         context.out.warning(format!("its journal can't be read to the end: {}", lost.damage));

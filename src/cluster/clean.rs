@@ -1,8 +1,9 @@
 //! What of all clusters is dead and can go. Nothing of a cluster that lives, or may live again, is touched but what it
 //! has put aside itself and the files of jobs that ended long ago; datasets never are.
 
-use super::launch::{self, Patience};
-use super::liveness::{Liveness, look};
+use super::hold::{Hold, at_rest};
+use super::launch::{Patience, job};
+use super::liveness::{Liveness, look, look_without_spec};
 use super::up::{UpError, identity_of, spec_of};
 use crate::datasets::Registry;
 use crate::state::prune::{self, Leaving};
@@ -18,8 +19,18 @@ pub struct Rubbish {
     /// In a user's words.
     pub what: &'static str,
     pub leaving: Leaving,
-    /// The cluster as a whole.
-    pub whole: bool,
+    pub kind: Kind,
+}
+
+/// What must hold so that it may go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Nothing: nobody asks for it any more.
+    Spent,
+    /// The cluster must be down.
+    OfRest,
+    /// It is the cluster as a whole, which must be down, and without datasets.
+    Whole,
 }
 
 /// What was found.
@@ -56,7 +67,7 @@ pub async fn find(root: &Path, age: Duration, now: SystemTime) -> Result<Finding
     // What an interrupted removal of a whole cluster left.
     for leaving in half_removed(root)? {
         let what = "the rest of a removed cluster";
-        findings.rubbish.push(Rubbish { cluster: String::new(), what, leaving, whole: false });
+        findings.rubbish.push(Rubbish { cluster: String::new(), what, leaving, kind: Kind::Spent });
     }
     Ok(findings)
 }
@@ -71,28 +82,34 @@ async fn find_in(
     let state = StateDir::open(root, name)?;
     let liveness = match spec_of(&state)? {
         Some(spec) => look(&state, &identity_of(&state, &spec)?).await?,
-        None => Liveness::Down,
+        None => look_without_spec(&state)?,
     };
-    let found = |what, leaving| Rubbish { cluster: name.to_owned(), what, leaving, whole: false };
+    let found = |what, leaving| Rubbish { cluster: name.to_owned(), what, leaving, kind: Kind::Spent };
     let old = |path: &Path| {
         let there = path.symlink_metadata().is_ok();
         prune::older(there.then(|| prune::measured(path)).into_iter().collect(), age, now)
     };
-    let is_down = matches!(liveness, Liveness::Down);
+    let is_coming = job::under_way(&state)?.is_some();
+    let is_down = matches!(liveness, Liveness::Down { .. }) && !is_coming;
     if is_down && let Some(leaving) = old(state.path()).pop() {
         if Registry::of(&state).names()?.is_empty() {
             findings
                 .rubbish
-                .push(Rubbish { whole: true, ..found("a cluster brought down long ago", leaving) });
+                .push(Rubbish { kind: Kind::Whole, ..found("a cluster brought down long ago", leaving) });
             return Ok(());
         }
         findings.left.push((name.to_owned(), "it is down, and keeps its datasets".to_owned()));
         for (part, what) in PARTS {
             let parts = old(&state.path().join(part));
-            findings.rubbish.extend(parts.into_iter().map(|leaving| found(what, leaving)));
+            let of_rest = |leaving| Rubbish { kind: Kind::OfRest, ..found(what, leaving) };
+            findings.rubbish.extend(parts.into_iter().map(of_rest));
         }
     }
     match liveness {
+        Liveness::Dead(_) | Liveness::Down { .. } if is_coming => {
+            let why = "its scheduler's job is on its way; `down` gives it up";
+            findings.left.push((name.to_owned(), why.to_owned()));
+        }
         Liveness::Dead(_) => {
             let why = "its scheduler died, and may be resumed; `down` gives it up";
             findings.left.push((name.to_owned(), why.to_owned()));
@@ -100,7 +117,7 @@ async fn find_in(
         Liveness::Unreachable(error) => {
             findings.left.push((name.to_owned(), format!("it may live: {error}")))
         }
-        Liveness::Alive(_) | Liveness::Down => {}
+        Liveness::Alive(_) | Liveness::Down { .. } => {}
     }
     let unfinished = prune::older(Registry::of(&state).unfinished(), age, now);
     findings.rubbish.extend(unfinished.into_iter().map(|leaving| found(UNFINISHED, leaving)));
@@ -117,27 +134,47 @@ async fn find_in(
     Ok(())
 }
 
-/// Removes it, if it still is what it was.
+/// Removes it all, where it still is what it was.
 ///
 /// # Errors
-/// It can't be removed; or the cluster came up meanwhile, and nothing was.
-pub async fn remove(root: &Path, rubbish: &Rubbish) -> Result<(), UpError> {
-    if rubbish.what == UNFINISHED {
-        let registry = Registry::of(&StateDir::open(root, &rubbish.cluster)?);
-        return Ok(registry.remove_unfinished(&rubbish.leaving)?);
+/// It can't be removed; or a cluster came up meanwhile, and nothing of that was.
+pub async fn remove(root: &Path, rubbish: &[Rubbish]) -> Result<(), UpError> {
+    for of_one in rubbish.chunk_by(|a, b| a.cluster == b.cluster) {
+        let hold = match of_one.iter().any(|rubbish| rubbish.kind != Kind::Spent) {
+            true => Some(hold(root, &of_one[0].cluster).await?),
+            false => None,
+        };
+        for rubbish in of_one.iter().filter(|rubbish| rubbish.kind != Kind::Whole) {
+            if let Some((_, hold)) = &hold {
+                hold.confirm()?;
+            }
+            if rubbish.what == UNFINISHED {
+                let registry = Registry::of(&StateDir::open(root, &rubbish.cluster)?);
+                registry.remove_unfinished(&rubbish.leaving)?;
+            } else {
+                prune::remove(&rubbish.leaving)?;
+            }
+        }
+        if let Some((state, hold)) = hold
+            && of_one.iter().any(|rubbish| rubbish.kind == Kind::Whole)
+        {
+            let registry = Registry::of(&state);
+            if !registry.names()?.is_empty() {
+                return Err(UpError::CameUp { name: state.name().to_owned() });
+            }
+            registry.remove_shared()?;
+            hold.remove()?;
+        }
     }
-    if !rubbish.whole {
-        return Ok(prune::remove(&rubbish.leaving)?);
-    }
-    let state = StateDir::open(root, &rubbish.cluster)?;
-    let _right = launch::right(&state, Patience::silent(|| ())).await?;
-    let is_up = state.read_contact()?.is_some();
-    let registry = Registry::of(&state);
-    if is_up || !registry.names()?.is_empty() {
-        return Err(UpError::CameUp { name: rubbish.cluster.clone() });
-    }
-    registry.remove_shared()?;
-    Ok(state.remove()?)
+    Ok(())
+}
+
+/// A cluster that is down, so that it stays so for as long as something of it is removed.
+async fn hold(root: &Path, cluster: &str) -> Result<(StateDir, Hold), UpError> {
+    let state = StateDir::open(root, cluster)?;
+    let rest = at_rest(&state, Patience::silent(|| ())).await?;
+    let hold = Hold::take(&state, rest, "cleaned")?;
+    Ok((state, hold))
 }
 
 /// Journals that nothing reads any more.
@@ -166,6 +203,7 @@ fn paths(dir: &Path, which: impl Fn(&str) -> bool) -> Result<Vec<std::path::Path
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::{Lease, epoch};
 
     const DAY: Duration = Duration::from_secs(86_400);
 
@@ -207,14 +245,35 @@ mod tests {
             ]
         );
         assert_eq!(later.left, [("keeper".to_owned(), "it is down, and keeps its datasets".to_owned())]);
-        for rubbish in &later.rubbish {
-            remove(&root, rubbish).await.unwrap();
-        }
+        remove(&root, &later.rubbish).await.unwrap();
         assert_eq!(StateDir::list(&root).unwrap(), ["keeper"]);
         assert_eq!(std::fs::read_dir(&root).unwrap().count(), 1);
         let datasets =
             std::fs::read_dir(keeper.datasets_dir()).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(datasets.collect::<Vec<_>>(), ["wind"]);
         assert!(keeper.identity(Role::Admin).is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_came_up_while_it_was_asked_is_left() {
+        let home = tempfile::tempdir().unwrap();
+        let (root, later) = (home.path().join("jobq"), SystemTime::now() + 2 * DAY);
+        for keeps in [false, true] {
+            let name = if keeps { "keeper" } else { "whole" };
+            let state = StateDir::create(&root, name).unwrap();
+            std::fs::write(state.journal_dir().join("0000000001-000000.journal"), "").unwrap();
+            if keeps {
+                std::fs::write(state.datasets_dir().join("wind"), "precious").unwrap();
+            }
+            let found = find(&root, DAY, later).await.unwrap();
+            let found: Vec<Rubbish> = found.rubbish.into_iter().filter(|r| r.cluster == name).collect();
+            assert!(found.iter().any(|rubbish| rubbish.kind != Kind::Spent));
+            let epoch = epoch::claim(state.path(), None, "").unwrap();
+            // This very process is its scheduler.
+            let _lease = Lease::take(state.path(), epoch.number).unwrap();
+            assert!(remove(&root, &found).await.is_err());
+            assert!(state.journal_dir().join("0000000001-000000.journal").exists());
+            epoch.fence.check().unwrap();
+        }
     }
 }

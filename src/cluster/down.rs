@@ -1,19 +1,25 @@
 //! Brings a cluster down: its scheduler ends it, and the batch system is asked until nothing of ours is left.
 
-use super::liveness::{Dead, Liveness, look_patiently};
+use super::hold::{Hold, Rest};
+use super::launch::{self, LaunchError, Patience};
+use super::liveness::{Liveness, look, look_patiently};
 use crate::batch::{Batch, BatchError, ErrorKind};
-use crate::client::ClientError;
+use crate::client::{Client, ClientError};
 use crate::net::Transport;
 use crate::protocol::{Reply, Request};
 use crate::scheduler::spec::ClusterSpec;
-use crate::state::{Intent, Intents, Lease, Outcome, Role, StateDir, StateError, epoch, intent};
+use crate::state::{Intent, Intents, Outcome, Role, StateDir, StateError, epoch, intent, lease};
 use std::time::{Duration, Instant};
 
 /// For the batch system to let go of cancelled jobs.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
 /// For a scheduler that goes down: its workers' grace, and its last cancels.
 const END_TIMEOUT: Duration = Duration::from_secs(90);
+/// Between two looks at a scheduler that ends.
+const ENDS_SOON: Duration = Duration::from_millis(10);
 const SWEEP_WAIT: Duration = Duration::from_millis(300);
+/// Schedulers that others may start again, before this one is the last.
+const MAX_TRIES: u32 = 3;
 /// For a controller that doesn't answer to come back.
 const BUSY_FOR: Duration = Duration::from_secs(5);
 
@@ -25,6 +31,8 @@ pub enum DownError {
     State(#[from] StateError),
     #[error(transparent)]
     Batch(#[from] BatchError),
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
     #[error("the scheduler has been told to end, and is still there after {} s", END_TIMEOUT.as_secs())]
     StillThere,
     #[error("jobs are still in the queue {} s after they were cancelled: {jobs}", SWEEP_TIMEOUT.as_secs())]
@@ -40,8 +48,8 @@ pub struct Downed {
     pub swept: Vec<String>,
 }
 
-/// Ends the cluster, letting running tasks end for at most `drain`. Idempotent. `waiting` is called before it is
-/// watched for half a minute whether an unreachable scheduler still lives.
+/// Ends the cluster, letting running tasks end for at most `drain`. Idempotent. What it returns besides is the cluster at
+/// rest, for whoever wants to take it apart or begin anew; `None`: somebody else has brought it up again meanwhile.
 ///
 /// # Errors
 /// The scheduler lives but can't be reached, or the batch system doesn't let go of our jobs.
@@ -50,58 +58,62 @@ pub async fn down(
     spec: &ClusterSpec,
     transport: &Transport,
     drain: Duration,
-    waiting: impl FnOnce(),
-) -> Result<Downed, DownError> {
+    patience: Patience,
+) -> Result<(Downed, Option<Rest>), DownError> {
     let mut downed = Downed::default();
-    let scheduler = state.read_contact()?.map_or(String::new(), |contact| contact.job_name);
-    match look_patiently(state, spec, transport, waiting).await? {
-        Liveness::Alive(mut client) => {
+    let mut ending = state.sound_contact()?.map_or(String::new(), |contact| contact.job_name);
+    let life = state.life()?;
+    for _ in 0..MAX_TRIES {
+        // Without the right to launch: it may drain for hours, and nobody launches what lives.
+        if let Liveness::Alive(client) = look(state, transport).await? {
+            if downed.was_alive && state.life()? != life {
+                return Ok((downed, None));
+            }
+            ending = state.sound_contact()?.map_or(ending, |contact| contact.job_name);
             downed.was_alive = true;
-            let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
-            match client.call(Request::Down { drain_ms }).await {
-                // It may end before its answer is read.
-                Ok(Reply::GoingDown { .. }) | Err(ClientError::Link(_)) => {}
-                Ok(other) => return Err(crate::client::unexpected(&other).into()),
-                Err(error) => return Err(error.into()),
-            }
-            if !has_ended(state).await? {
-                return Err(DownError::StillThere);
-            }
+            ask_to_end(state, *client, drain).await?;
         }
-        Liveness::Down => {}
-        Liveness::Dead(dead) => {
-            fence_off(state, &dead)?;
-            state.remove_contact()?;
+        let right = launch::right(state, patience).await?;
+        let rest = match look_patiently(state, spec, transport, patience.waiting).await? {
+            // It was started again before it was our turn.
+            Liveness::Alive(_) => continue,
+            Liveness::Unreachable(error) => return Err(error.into()),
+            Liveness::Down { highest } => Rest { right, highest },
+            Liveness::Dead(dead) => {
+                let rest = Rest { right, highest: dead.highest };
+                let mut hold = Hold::take(state, rest, "brought down")?;
+                hold.end()?;
+                hold.let_go()
+            }
+        };
+        // Still under the right: whoever comes up next must not lose its jobs.
+        if let Some(batch) = spec.batch(state) {
+            downed.swept = sweep(state, &batch, &ending).await?;
         }
-        Liveness::Unreachable(error) => return Err(error.into()),
+        return Ok((downed, Some(rest)));
     }
-    if let Some(batch) = spec.batch(state) {
-        downed.swept = sweep(state, &batch, &scheduler).await?;
-    }
-    Ok(downed)
+    Err(DownError::StillThere)
 }
 
-/// Makes sure that a scheduler that only seemed dead does nothing any more.
-///
-/// # Errors
-/// Somebody else is taking over at this moment, or the state directory can't be used.
-pub(super) fn fence_off(state: &StateDir, dead: &Dead) -> Result<(), StateError> {
-    let note = format!("brought down by pid {}", std::process::id());
-    let epoch = epoch::claim(state.path(), dead.highest, &note)?;
-    // Nobody holds the cluster now: whoever brings it up again needn't wait.
-    Lease::take(state.path(), epoch.number)?.release()
-}
-
-/// The scheduler removes its contact file when its last cancel is done.
-async fn has_ended(state: &StateDir) -> Result<bool, StateError> {
+/// Tells a scheduler to end with its cluster, and waits until it has.
+async fn ask_to_end(state: &StateDir, mut client: Client, drain: Duration) -> Result<(), DownError> {
+    let highest = epoch::highest(state.path())?;
+    let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
+    match client.call(Request::Down { drain_ms }).await {
+        // It may end before its answer is read.
+        Ok(Reply::GoingDown { .. }) | Err(ClientError::Link(_)) => {}
+        Ok(other) => return Err(crate::client::unexpected(&other).into()),
+        Err(error) => return Err(error.into()),
+    }
+    // It gives its lease up when its last cancel is done. Somebody else may have taken it by then.
     let started = Instant::now();
-    while state.read_contact()?.is_some() {
+    while lease::sight(state.path())?.is_some_and(|sight| !sight.is_over() && sight.highest == highest) {
         if started.elapsed() > END_TIMEOUT {
-            return Ok(false);
+            return Err(DownError::StillThere);
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(ENDS_SOON).await;
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Whether jobs of this cluster may exist, as far as was written down.

@@ -81,10 +81,11 @@ pub(super) async fn right(state: &StateDir, patience: Patience) -> Result<Launch
     let mut other: Option<(Launching, Instant)> = None;
     let mut said = false;
     loop {
-        let by = match launch_right::take(state.path(), &lost)? {
-            Ok(right) => return Ok(right),
-            Err(by) => by,
-        };
+        let by =
+            match launch_right::take(state.path(), &lost).map_err(|error| unless_removed(state, error))? {
+                Ok(right) => return Ok(right),
+                Err(by) => by,
+            };
         let waited = started.elapsed();
         if other.as_ref().is_none_or(|(seen, _)| *seen != by) {
             other = Some((by.clone(), Instant::now()));
@@ -108,6 +109,14 @@ pub(super) async fn right(state: &StateDir, patience: Patience) -> Result<Launch
     }
 }
 
+/// Whoever had the right before may have removed the cluster.
+fn unless_removed(state: &StateDir, error: StateError) -> StateError {
+    if state.path().is_dir() {
+        return error;
+    }
+    StateError::NoSuchCluster { name: state.name().to_owned(), root: state.root().to_owned() }
+}
+
 /// Starts the scheduler, and returns once it can be connected to.
 ///
 /// # Errors
@@ -126,7 +135,7 @@ pub async fn launch(
         }
         return here::launch(state, spec, beginning.stood_still, patience.say).await;
     }
-    let before = state.read_contact()?.map(|contact| contact.epoch);
+    let before = state.sound_contact()?.map(|contact| contact.epoch);
     let name = job::submit(state, spec, beginning).await.map_err(JobError::from)?;
     // From here on the intent stands for the launch: whoever comes now follows it too.
     drop(right);
@@ -141,7 +150,7 @@ pub async fn launch(
             }
             let _right = self::right(state, patience).await?;
             // Whoever followed it too may have been faster.
-            if let Some(contact) = state.read_contact()?.filter(|contact| Some(contact.epoch) > before) {
+            if let Some(contact) = state.sound_contact()?.filter(|contact| Some(contact.epoch) > before) {
                 return Ok(contact);
             }
             here::launch(state, &spec, beginning.stood_still, patience.say).await
@@ -157,7 +166,7 @@ async fn must_submit_here(state: &StateDir, spec: &ClusterSpec) -> Result<(), La
         return Ok(());
     }
     let Some(words) = submitter.refused_here(None).await else { return Ok(()) };
-    let last = state.read_contact()?.map_or(String::new(), |contact| contact.host);
+    let last = state.sound_contact()?.map_or(String::new(), |contact| contact.host);
     Err(LaunchError::CantSubmit { words, last })
 }
 

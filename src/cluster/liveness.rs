@@ -8,8 +8,8 @@ use crate::scheduler::event::{JournalSeq, Time};
 use crate::scheduler::shell::own_job;
 use crate::scheduler::shell::past::{self, PastError};
 use crate::scheduler::spec::ClusterSpec;
-use crate::state::lease::Standstill;
-use crate::state::{Contact, LeaseWatch, StateDir, epoch, lease};
+use crate::state::lease::{Seen, Sight, Standstill};
+use crate::state::{Contact, LeaseWatch, StateDir, StateError, epoch, lease};
 use std::time::{Duration, Instant};
 
 /// For a process that can't be reached because it is just coming to its end.
@@ -19,8 +19,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// What a look at a cluster shows.
 pub enum Liveness {
     Alive(Box<Client>),
-    /// Never up, or brought down in order.
-    Down,
+    /// Never up, or brought down in order. With the last epoch, which is over.
+    Down {
+        highest: Option<u32>,
+    },
     /// Its scheduler ended without bringing it down.
     Dead(Dead),
     /// Its scheduler may live, but can't be reached.
@@ -29,28 +31,81 @@ pub enum Liveness {
 
 /// A scheduler that is surely dead, or so silent that another one may take over.
 pub struct Dead {
-    pub contact: Contact,
+    pub last: Last,
     /// The last epoch, which is over.
     pub highest: Option<u32>,
     /// Its lease, where that was watched standing still for long enough.
     pub stood_still: Option<Standstill>,
 }
 
-/// Looks at the contact file, tries to connect, and if that fails asks the lease whether its holder is gone.
+/// The last scheduler, for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Last {
+    pub epoch: u32,
+    pub pid: u32,
+    pub host: String,
+}
+
+impl Last {
+    fn of(contact: Option<Contact>, seen: Option<&Seen>) -> Last {
+        let of_lease = |seen: &Seen| (seen.epoch, seen.holder.pid, seen.holder.host.clone());
+        let told = contact.map(|contact| (contact.epoch, contact.pid, contact.host));
+        let (epoch, pid, host) = told.or_else(|| seen.map(of_lease)).unwrap_or((0, 0, "?".to_owned()));
+        Last { epoch, pid, host }
+    }
+}
+
+/// Tries to connect to where the contact file says, and if that fails asks the lease: whether its holder is gone, and
+/// whether the cluster was brought down. That there is no contact file proves neither.
 ///
 /// # Errors
 /// The state directory can't be read.
 pub async fn look(state: &StateDir, transport: &Transport) -> Result<Liveness, ClientError> {
-    let Some(contact) = state.read_contact()? else { return Ok(Liveness::Down) };
-    match Client::connect(state.clone(), transport.clone()).await {
-        Ok(client) => Ok(Liveness::Alive(Box::new(client))),
-        Err(ClientError::NotUp { .. }) => Ok(Liveness::Down),
-        Err(error) => {
-            let highest = epoch::highest(state.path())?;
-            Ok(match lease::sight(state.path())? {
-                Some(sight) if !sight.is_over() => Liveness::Unreachable(error),
-                _ => Liveness::Dead(Dead { contact, highest, stood_still: None }),
-            })
+    let contact = state.sound_contact()?;
+    let unreachable = match &contact {
+        None => ClientError::NotUp { name: state.name().to_owned() },
+        Some(_) => match Client::connect(state.clone(), transport.clone()).await {
+            Ok(client) => return Ok(Liveness::Alive(Box::new(client))),
+            Err(error) => error,
+        },
+    };
+    Ok(by_lease(state, contact, unreachable)?)
+}
+
+/// The same of a cluster of which it isn't known what it was asked to be.
+///
+/// # Errors
+/// The state directory can't be read.
+pub fn look_without_spec(state: &StateDir) -> Result<Liveness, StateError> {
+    let reason =
+        "it is missing, though the cluster was not brought down: its scheduler puts it back if it lives";
+    let missing = StateError::Malformed { path: state.cluster_path(), reason: reason.to_owned() };
+    by_lease(state, state.sound_contact()?, missing.into())
+}
+
+fn by_lease(
+    state: &StateDir,
+    contact: Option<Contact>,
+    unreachable: ClientError,
+) -> Result<Liveness, StateError> {
+    let highest = epoch::highest(state.path())?;
+    Ok(match lease::sight(state.path())? {
+        None if contact.is_none() => Liveness::Down { highest },
+        None => Liveness::Dead(Dead { last: Last::of(contact, None), highest, stood_still: None }),
+        Some(sight) if !sight.is_over() => Liveness::Unreachable(unreachable),
+        Some(sight) => return over(state, contact, &sight, None),
+    })
+}
+
+/// Looks until there is an answer, or a process that just comes to its end has had its time.
+async fn look_for_a_while(state: &StateDir, transport: &Transport) -> Result<Liveness, ClientError> {
+    let began = Instant::now();
+    loop {
+        match look(state, transport).await? {
+            Liveness::Unreachable(_) if began.elapsed() <= LAST_BREATH => {
+                tokio::time::sleep(LOOK_AGAIN).await
+            }
+            other => return Ok(other),
         }
     }
 }
@@ -66,43 +121,55 @@ pub async fn look_patiently(
     transport: &Transport,
     waiting: impl FnOnce(),
 ) -> Result<Liveness, ClientError> {
-    let began = Instant::now();
-    let unreachable = loop {
-        match look(state, transport).await? {
-            Liveness::Unreachable(error) if began.elapsed() > LAST_BREATH => break error,
-            Liveness::Unreachable(_) => tokio::time::sleep(LOOK_AGAIN).await,
-            other => return Ok(other),
-        }
+    let unreachable = match look_for_a_while(state, transport).await? {
+        Liveness::Unreachable(error) => error,
+        other => return Ok(other),
     };
-    let (Some(contact), Some(first)) = (state.read_contact()?, lease::sight(state.path())?) else {
-        return Ok(Liveness::Down);
-    };
-    if first.is_of_last() && own_job::is_over(state, spec, &contact).await {
-        return Ok(Liveness::Dead(Dead { contact, highest: first.highest, stood_still: None }));
+    let contact = state.sound_contact()?;
+    let Some(first) = lease::sight(state.path())? else { return look(state, transport).await };
+    let is_of_holder = |contact: &&Contact| first.is_of_last() && contact.epoch == first.seen.epoch;
+    if let Some(contact) = contact.as_ref().filter(is_of_holder)
+        && own_job::is_over(state, spec, contact).await
+    {
+        return over(state, Some(contact.clone()), &first, None);
     }
     waiting();
     let (started, mut watch) = (Instant::now(), LeaseWatch::default());
     watch.may_claim(&first, started.elapsed());
     loop {
         tokio::time::sleep(lease::BEAT_EVERY / 5).await;
-        let Some(sight) = lease::sight(state.path())? else { return Ok(Liveness::Down) };
+        let Some(sight) = lease::sight(state.path())? else { return look(state, transport).await };
         let seen = &sight.seen;
         if watch.may_claim(&sight, started.elapsed()) {
             let stood_still = watch.standstill(seen, started.elapsed());
-            return Ok(Liveness::Dead(Dead { contact, highest: sight.highest, stood_still }));
+            return over(state, contact, &sight, stood_still);
         }
         if seen.epoch != first.seen.epoch {
             // Another one has taken over.
             return look(state, transport).await;
         }
         if seen.counter != first.seen.counter {
-            // It lives. Perhaps it was only too busy to answer.
-            return Ok(match look(state, transport).await? {
+            // It lives. Perhaps it was only too busy to answer, or puts right at this moment where it is.
+            return Ok(match look_for_a_while(state, transport).await? {
                 Liveness::Unreachable(_) => Liveness::Unreachable(unreachable),
                 other => other,
             });
         }
     }
+}
+
+/// Its holder is over, in order or not.
+fn over<E: From<StateError>>(
+    state: &StateDir,
+    contact: Option<Contact>,
+    sight: &Sight,
+    stood_still: Option<Standstill>,
+) -> Result<Liveness, E> {
+    let highest = sight.highest;
+    if sight.has_ended(&state.life()?) {
+        return Ok(Liveness::Down { highest });
+    }
+    Ok(Liveness::Dead(Dead { last: Last::of(contact, Some(&sight.seen)), highest, stood_still }))
 }
 
 /// What a dead cluster's journal knows of its work.

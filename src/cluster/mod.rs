@@ -2,6 +2,7 @@
 
 pub mod clean;
 pub mod down;
+pub mod hold;
 pub mod launch;
 pub mod liveness;
 pub mod logout;

@@ -6,6 +6,7 @@
 //! ended isn't started again, and what a user cancelled stays cancelled. A task whose end stood in the hole runs again.
 //! The numbers of lost graphs are not given away again: workers may hold values under them.
 
+use super::hold::{Hold, Rest};
 use super::launch::{self, Patience};
 use super::liveness::Liveness;
 use super::up::{UpError, known};
@@ -16,7 +17,7 @@ use crate::scheduler::event::Time;
 use crate::scheduler::image::{Base, Image};
 use crate::scheduler::record::{self, Fate, Record, RecordError};
 use crate::scheduler::shell::past::{self, PastError};
-use crate::state::{Fence, StateDir, StateError, epoch};
+use crate::state::{Fence, StateDir, StateError};
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
@@ -73,18 +74,17 @@ pub struct Work {
 /// # Errors
 /// The scheduler may live, or files can't be read or written. Then the journal is as it was.
 pub async fn repair(state: &StateDir, waiting: fn()) -> Result<Outcome, RepairError> {
-    let _right = launch::right(state, Patience::silent(waiting)).await.map_err(UpError::from)?;
+    let right = launch::right(state, Patience::silent(waiting)).await.map_err(UpError::from)?;
     match known(state, waiting).await? {
-        None | Some((_, Liveness::Down)) => Ok(Outcome::Down),
-        Some((_, Liveness::Alive(_))) => Ok(Outcome::Alive),
-        Some((_, Liveness::Unreachable(error))) => Err(UpError::from(error).into()),
-        Some((spec, Liveness::Dead(dead))) => {
+        (_, Liveness::Down { .. }) => Ok(Outcome::Down),
+        (_, Liveness::Alive(_)) => Ok(Outcome::Alive),
+        (_, Liveness::Unreachable(error)) => Err(UpError::from(error).into()),
+        (spec, Liveness::Dead(dead)) => {
             if let Soundness::Sound { torn } = look(state)? {
                 return Ok(Outcome::Sound { torn });
             }
-            let note = format!("repaired by pid {}", std::process::id());
-            let epoch = epoch::claim(state.path(), dead.highest, &note)?;
-            mend(state, spec.workers, epoch.fence)
+            let hold = Hold::take(state, Rest { right, highest: dead.highest }, "repaired")?;
+            mend(state, spec.map_or(0, |spec| spec.workers), hold.fence()?)
         }
     }
 }

@@ -1,14 +1,14 @@
 //! A scheduler that died is replaced by another one, which goes on from its journal.
 
 use super::launch::{self, Beginning, LaunchError, Patience, job};
-use super::liveness::{Dead, Liveness};
+use super::liveness::{Dead, Last, Liveness, look_without_spec};
 use super::up::{UpError, identity_of, our_turn, status};
 use crate::client::{Client, ClientError, Revival, Revive};
 use crate::net::Transport;
 use crate::protocol::StatusReport;
 use crate::scheduler::spec::ClusterSpec;
 use crate::state::launch::LaunchRight;
-use crate::state::{Contact, StateDir};
+use crate::state::{StateDir, StateError};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const MAX_TRIES: u32 = 5;
 /// A cluster that goes on under another scheduler.
 pub struct Resumed {
     /// The scheduler that died.
-    pub dead: Contact,
+    pub dead: Last,
     /// The cluster just after.
     pub status: StatusReport,
 }
@@ -39,7 +39,7 @@ pub(super) async fn take_over(
     launch::launch(state, spec, beginning, right, patience).await?;
     let mut client = Client::connect(state.clone(), identity_of(state, spec)?).await?;
     let status = status(&mut client).await?;
-    Ok((client, Resumed { dead: dead.contact, status }))
+    Ok((client, Resumed { dead: dead.last, status }))
 }
 
 /// Is told of a cluster that goes on.
@@ -60,14 +60,14 @@ impl Reviver {
     async fn try_to(&self) -> Result<Revival, UpError> {
         let (right, there) = our_turn(&self.state, self.patience, |_| false).await?;
         match there {
-            Some((spec, Liveness::Dead(dead))) => {
+            (Some(spec), Liveness::Dead(dead)) => {
                 let (_, resumed) = take_over(&self.state, &spec, dead, right, self.patience).await?;
                 (self.tell)(&resumed);
                 Ok(Revival::Alive)
             }
-            Some((_, Liveness::Alive(_))) => Ok(Revival::Alive),
-            Some((_, Liveness::Unreachable(_))) => Ok(Revival::Unreachable),
-            Some((_, Liveness::Down)) | None => {
+            (_, Liveness::Alive(_)) => Ok(Revival::Alive),
+            (_, Liveness::Unreachable(_)) => Ok(Revival::Unreachable),
+            (_, Liveness::Down { .. }) | (None, Liveness::Dead(_)) => {
                 Err(ClientError::NotUp { name: self.state.name().to_owned() }.into())
             }
         }
@@ -109,6 +109,12 @@ pub async fn connect(
             Ok(client) => return Ok(client.reviving(reviver)),
             // Its first scheduler may still be in the queue.
             Err(error @ ClientError::NotUp { .. }) if job::under_way(state)?.is_some() => error,
+            // That nothing tells where it is doesn't mean that there is none.
+            Err(error @ (ClientError::NotUp { .. } | ClientError::State(StateError::Malformed { .. })))
+                if !matches!(look_without_spec(state)?, Liveness::Down { .. }) =>
+            {
+                error
+            }
             Err(error @ (ClientError::Unreachable { .. } | ClientError::Link(_))) => error,
             Err(error) => return Err(error),
         };

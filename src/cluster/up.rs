@@ -1,9 +1,10 @@
 //! Brings a cluster up, or finds that it is; and waits for its workers.
 
 use super::down::{self, DownError};
+use super::hold::{Hold, Rest};
 use super::launch::job::{self, JobError};
 use super::launch::{self, Beginning, LaunchError, Patience};
-use super::liveness::{Dead, Liveness, Remains, look, look_patiently, remains};
+use super::liveness::{Last, Liveness, Remains, look, look_patiently, look_without_spec, remains};
 use super::revive::{self, Resumed};
 use crate::client::{Client, ClientError};
 use crate::datasets::DatasetError;
@@ -15,7 +16,7 @@ use crate::scheduler::shell::{past::PastError, transport};
 use crate::scheduler::spec::ClusterSpec;
 use crate::state::Intents;
 use crate::state::launch::LaunchRight;
-use crate::state::{ClusterFile, Contact, Role, StateDir, StateError};
+use crate::state::{ClusterFile, Role, StateDir, StateError, lease};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Between two looks at a cluster that is coming up: short, since an embedded queue starts workers in no time.
@@ -90,7 +91,7 @@ pub enum Brought {
     /// Its scheduler was dead, and another one goes on from its journal.
     Resumed(Box<Resumed>),
     /// Its scheduler was dead, and it was to be replaced; this is what was given up with it.
-    Afresh(Box<(Remains, Contact)>),
+    Afresh(Box<(Remains, Last)>),
     WasUp,
 }
 
@@ -112,36 +113,40 @@ pub async fn bring_up(
     }
     let otherwise =
         |old: &ClusterSpec| wish.replace || !differences(old, &wish.spec, &wish.of_scheduler()).is_empty();
-    let (right, there) = our_turn(state, patience, otherwise).await?;
-    match there {
-        Some((old, Liveness::Alive(client))) => {
+    let (right, (old, liveness)) = our_turn(state, patience, otherwise).await?;
+    let is_known = old.is_some();
+    let old = old.unwrap_or_else(|| wish.spec.clone());
+    match liveness {
+        Liveness::Alive(client) => {
             drop(right);
             reconcile(state, wish, &old, *client, patience).await
         }
-        Some((_, Liveness::Unreachable(error))) => Err(error.into()),
-        Some((old, Liveness::Dead(dead))) if wish.replace => {
+        Liveness::Unreachable(error) => Err(error.into()),
+        Liveness::Dead(dead) if wish.replace => {
             let lost = remains(state)?;
-            clear_away(state, &old, &dead).await?;
-            let client = start(state, wish, right, patience).await?;
-            Ok((client, Brought::Afresh(Box::new((lost, dead.contact)))))
+            let rest = clear_away(state, &old, Rest { right, highest: dead.highest }).await?;
+            let client = start(state, wish, rest, patience).await?;
+            Ok((client, Brought::Afresh(Box::new((lost, dead.last)))))
         }
-        Some((old, Liveness::Dead(dead))) => {
+        Liveness::Dead(dead) => {
+            if !is_known {
+                go_on_as(state, &old)?;
+            }
             let old = with_scheduler(state, wish, old)?;
             check_differences(state, wish, &old)?;
             let (client, resumed) = revive::take_over(state, &old, dead, right, patience).await?;
             let (client, _) = reconcile(state, wish, &old, client, patience).await?;
             Ok((client, Brought::Resumed(Box::new(resumed))))
         }
-        Some((old, Liveness::Down)) => {
+        Liveness::Down { highest } => {
             // What a `down` couldn't cancel, because the batch system didn't answer.
             if down::may_have_jobs(state)?
                 && let Some(batch) = old.batch(state)
             {
                 down::sweep(state, &batch, "").await?;
             }
-            Ok((start(state, wish, right, patience).await?, Brought::Started))
+            Ok((start(state, wish, Rest { right, highest }, patience).await?, Brought::Started))
         }
-        None => Ok((start(state, wish, right, patience).await?, Brought::Started)),
     }
 }
 
@@ -152,16 +157,25 @@ pub(super) async fn our_turn(
     state: &StateDir,
     patience: Patience,
     otherwise: impl Fn(&ClusterSpec) -> bool,
-) -> Result<(LaunchRight, Option<(ClusterSpec, Liveness)>), UpError> {
+) -> Result<(LaunchRight, (Option<ClusterSpec>, Liveness)), UpError> {
     let mut followed = 0;
     loop {
         let right = launch::right(state, patience).await?;
         let there = known(state, patience.waiting).await?;
-        let Some((spec, Liveness::Dead(_) | Liveness::Down)) = &there else { return Ok((right, there)) };
+        let Some(spec) = &there.0 else { return Ok((right, there)) };
+        let may_come = match there.1 {
+            Liveness::Dead(_) | Liveness::Down { .. } => true,
+            // One that has begun can't be reached before it tells where it is.
+            Liveness::Unreachable(_) => has_not_told(state)?,
+            Liveness::Alive(_) => false,
+        };
+        if !may_come {
+            return Ok((right, there));
+        }
         let launched = if otherwise(spec) { None } else { job::under_way(state)? };
         let Some(launched) = launched else { return Ok((right, there)) };
         drop(right);
-        let before = state.read_contact()?.map(|contact| contact.epoch);
+        let before = state.sound_contact()?.map(|contact| contact.epoch);
         match job::follow(state, spec, &launched.name, before, patience).await {
             Ok(_) => {}
             Err(error @ (JobError::Ended { .. } | JobError::GivenUp | JobError::CantSubmit { .. }))
@@ -176,19 +190,25 @@ pub(super) async fn our_turn(
     }
 }
 
+/// Whether the holder of the lease has yet to write its contact file.
+fn has_not_told(state: &StateDir) -> Result<bool, StateError> {
+    let told = state.sound_contact()?.map(|contact| contact.epoch);
+    Ok(lease::sight(state.path())?.is_some_and(|sight| told < Some(sight.seen.epoch)))
+}
+
 /// The cluster as it was asked for; `None`: it never came up.
 pub(super) fn spec_of(state: &StateDir) -> Result<Option<ClusterSpec>, UpError> {
     Ok(state.read_cluster()?.map(|file| file.spec_as()).transpose()?)
 }
 
-/// The cluster as it was asked for, and whether it lives.
+/// The cluster as it was asked for, where that is known, and whether it lives.
 pub(super) async fn known(
     state: &StateDir,
     waiting: impl FnOnce(),
-) -> Result<Option<(ClusterSpec, Liveness)>, UpError> {
-    let Some(spec) = spec_of(state)? else { return Ok(None) };
+) -> Result<(Option<ClusterSpec>, Liveness), UpError> {
+    let Some(spec) = spec_of(state)? else { return Ok((None, look_without_spec(state)?)) };
     let liveness = look_patiently(state, &spec, &identity_of(state, &spec)?, waiting).await?;
-    Ok(Some((spec, liveness)))
+    Ok((Some(spec), liveness))
 }
 
 pub(super) fn identity_of(state: &StateDir, spec: &ClusterSpec) -> Result<Transport, UpError> {
@@ -207,9 +227,9 @@ async fn reconcile(
         return Err(UpError::GoingDown { name: state.name().to_owned(), assigned: before.counts.assigned });
     }
     if check_differences(state, wish, old)? || before.going_down {
-        let right = launch::right(state, patience).await?;
-        down::down(state, old, &identity_of(state, old)?, Duration::ZERO, || ()).await?;
-        return Ok((start(state, wish, right, patience).await?, Brought::Started));
+        let (_, rest) = down::down(state, old, &identity_of(state, old)?, Duration::ZERO, patience).await?;
+        let rest = rest.ok_or_else(|| UpError::CameUp { name: state.name().to_owned() })?;
+        return Ok((start(state, wish, rest, patience).await?, Brought::Started));
     }
     if wish.workers_given || before.stopped {
         // A cluster that had stopped asking for workers begins again.
@@ -217,7 +237,8 @@ async fn reconcile(
         let request = crate::client::random_request()?;
         client.call(Request::Scale { request, workers }).await?;
     }
-    if wish.workers_given {
+    // One that is as it was needs no disk.
+    if wish.workers_given && wish.spec.workers != old.workers {
         let spec = ClusterSpec { workers: wish.spec.workers, ..old.clone() };
         if let Some(file) = state.read_cluster()? {
             state.write_cluster(&file.with_spec(&spec)?)?;
@@ -273,18 +294,20 @@ fn differences(old: &ClusterSpec, new: &ClusterSpec, given: &[String]) -> Vec<St
 
 /// Makes room for a fresh start: the dead scheduler can't wake any more, its jobs are cancelled, its journal is put
 /// aside.
-async fn clear_away(state: &StateDir, spec: &ClusterSpec, dead: &Dead) -> Result<(), UpError> {
-    down::fence_off(state, dead)?;
+async fn clear_away(state: &StateDir, spec: &ClusterSpec, rest: Rest) -> Result<Rest, UpError> {
+    let mut hold = Hold::take(state, rest, "replaced")?;
     if let Some(batch) = spec.batch(state) {
         down::sweep(state, &batch, "").await?;
     }
-    state.remove_contact()?;
-    put_journal_aside(state)
+    hold.end()?;
+    put_journal_aside(state, &hold)?;
+    Ok(hold.let_go())
 }
 
 /// The journal of what is over is kept once, under another name, for whoever wants to look. What its tasks printed goes:
 /// nobody can name them any more.
-fn put_journal_aside(state: &StateDir) -> Result<(), UpError> {
+fn put_journal_aside(state: &StateDir, hold: &Hold) -> Result<(), UpError> {
+    hold.confirm()?;
     let journal = state.journal_dir();
     let aside = state.path().join("journal.lost");
     if journal.exists() {
@@ -302,15 +325,8 @@ fn put_journal_aside(state: &StateDir) -> Result<(), UpError> {
     Ok(())
 }
 
-async fn start(
-    state: &StateDir,
-    wish: &Wish,
-    right: LaunchRight,
-    patience: Patience,
-) -> Result<Client, UpError> {
-    // Of a cluster that was brought down in order: what was left of it was given up then.
-    put_journal_aside(state)?;
-    begin_life(state, &wish.spec)?;
+async fn start(state: &StateDir, wish: &Wish, rest: Rest, patience: Patience) -> Result<Client, UpError> {
+    let right = begin_life(state, &wish.spec, rest)?;
     let beginning = Beginning { begins: true, stood_still: None };
     if let Err(error) = launch::launch(state, &wish.spec, beginning, right, patience).await {
         return Err(clear_launch(state, &wish.spec, error).await);
@@ -323,10 +339,8 @@ async fn clear_launch(state: &StateDir, spec: &ClusterSpec, error: LaunchError) 
     // What may still come, or is somebody else's, is left alone.
     let over = match &error {
         LaunchError::Job(job) => !matches!(job, JobError::TimedOut { .. }),
-        LaunchError::Spawn { .. } | LaunchError::Ended { .. } | LaunchError::Silent { .. } => {
-            // Its workers' jobs, where it was first tried in a job.
-            down::may_have_jobs(state).unwrap_or(false)
-        }
+        // Its workers' jobs, where it was first tried in a job; and the life that it began.
+        LaunchError::Spawn { .. } | LaunchError::Ended { .. } | LaunchError::Silent { .. } => true,
         _ => false,
     };
     if !over {
@@ -337,17 +351,37 @@ async fn clear_launch(state: &StateDir, spec: &ClusterSpec, error: LaunchError) 
         Err(error) => return error,
     };
     // The scheduler itself may be there by now.
-    match down::down(state, spec, &links, Duration::ZERO, || ()).await {
+    match down::down(state, spec, &links, Duration::ZERO, Patience::silent(|| ())).await {
         Ok(_) => error.into(),
         Err(left) => UpError::NotSure { error: Box::new(error), left: Box::new(left) },
     }
 }
 
-fn begin_life(state: &StateDir, spec: &ClusterSpec) -> Result<(), UpError> {
+/// What was left of the last life was given up when it was brought down.
+fn begin_life(state: &StateDir, spec: &ClusterSpec, rest: Rest) -> Result<LaunchRight, UpError> {
+    let file = cluster_file(state, spec)?;
+    if rest.highest.is_none() {
+        // Nobody ever was a scheduler here.
+        state.write_cluster(&file)?;
+        return Ok(rest.right);
+    }
+    let hold = Hold::take(state, rest, "begun anew")?;
+    put_journal_aside(state, &hold)?;
+    state.write_cluster(&file)?;
+    Ok(hold.let_go().right)
+}
+
+fn cluster_file(state: &StateDir, spec: &ClusterSpec) -> Result<ClusterFile, StateError> {
     let identity = state.identity(Role::Admin)?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    state.write_cluster(&ClusterFile::new(state.name(), identity.cluster_id(), created, spec)?)?;
-    Ok(())
+    ClusterFile::new(state.name(), identity.cluster_id(), created, spec)
+}
+
+/// What the cluster was asked to be is lost with its file: it goes on as what it is asked to be now, in the same life.
+fn go_on_as(state: &StateDir, spec: &ClusterSpec) -> Result<(), UpError> {
+    let file = cluster_file(state, spec)?;
+    let life = state.sound_contact()?.map_or(file.life.clone(), |contact| contact.life);
+    Ok(state.write_cluster(&ClusterFile { life, ..file })?)
 }
 
 /// Waits until the batch system has said a first word about every allocation, or until `wanted` workers are there.

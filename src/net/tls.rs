@@ -15,7 +15,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -219,8 +219,11 @@ impl fmt::Display for ConnectError {
         if self.failures.is_empty() {
             return f.write_str(": no address of it is known");
         }
-        for (index, (address, reason)) in self.failures.iter().enumerate() {
-            write!(f, "{} {address}: {reason}", if index == 0 { " at" } else { ";" })?;
+        // A host's addresses mostly fail alike.
+        for (index, alike) in self.failures.chunk_by(|(_, a), (_, b)| a == b).enumerate() {
+            let addresses: Vec<&str> = alike.iter().map(|(address, _)| address.as_str()).collect();
+            let (before, addresses) = (if index == 0 { " at" } else { ";" }, addresses.join(", "));
+            write!(f, "{before} {addresses}: {}", alike[0].1)?;
         }
         Ok(())
     }
@@ -279,6 +282,14 @@ fn client_config(identity: &Identity) -> Result<ClientConfig, String> {
 
 fn not_the_peer(error: &io::Error, expect: Role) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        )) => {
+            format!("its certificate is of a time to come by this host's clock: was that set back? ({error})")
+        }
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        )) => format!("its certificate has expired by this host's clock: is that right? ({error})"),
         Some(rustls::Error::InvalidCertificate(_)) => {
             format!("what answers there isn't this cluster's {expect} ({error})")
         }
@@ -338,6 +349,22 @@ mod tests {
             async { server.accept(listener.accept().await.unwrap().0, LONG).await },
             client.connect(&addresses, expect, LONG),
         )
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_is_named_and_addresses_that_fail_alike_are_told_together() {
+        let told = |error| {
+            let error = io::Error::other(rustls::Error::InvalidCertificate(error));
+            not_the_peer(&error, Role::Scheduler)
+        };
+        let early = told(CertificateError::NotValidYet);
+        assert!(early.contains("this host's clock: was that set back?"), "{early}");
+        assert!(told(CertificateError::Expired).contains("has expired by this host's clock"));
+        assert!(told(CertificateError::UnknownIssuer).contains("isn't this cluster's scheduler"));
+        let failed = |address: &str, reason: &str| (address.to_owned(), reason.to_owned());
+        let failures = vec![failed("a:1", "no"), failed("b:1", "no"), failed("c:1", "never")];
+        let error = ConnectError { expected: Role::Scheduler, failures };
+        assert_eq!(error.to_string(), "can't reach the scheduler at a:1, b:1: no; c:1: never");
     }
 
     /// Sends frames both ways at once, as much as fills every buffer between.

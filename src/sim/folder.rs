@@ -62,7 +62,7 @@ impl Folder {
         let words = String::new;
         let holder =
             Holder { pid: epoch, start_time: 0, boot_id: words(), pid_namespace: words(), host: words() };
-        self.lease = Some(Seen { epoch, counter, released, holder });
+        self.lease = Some(Seen { epoch, counter, released, holder, ended: None });
     }
 
     pub fn write_contact(&mut self, epoch: u32) {

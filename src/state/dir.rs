@@ -4,7 +4,7 @@ use super::files::{
     check_private_dir, check_shared_dir, create_private_dir, read_small, sync_dir, write_atomic,
 };
 use super::identity::{self, ClusterId, Identity, Role};
-use super::{StateError, files};
+use super::{StateError, epoch, files};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -230,11 +230,30 @@ impl StateDir {
         read_toml(&self.contact_path())
     }
 
-    /// Removes the contact file; fine if it isn't there.
+    /// The contact file, if it can be a scheduler's of this cluster. One that is garbled, of another cluster, or of an
+    /// epoch that nobody has claimed counts as none: a living scheduler puts it right.
+    ///
+    /// # Errors
+    /// It can't be read, or is of a newer format.
+    pub fn sound_contact(&self) -> Result<Option<Contact>, StateError> {
+        let contact = match self.read_contact() {
+            Ok(Some(contact)) => contact,
+            Ok(None) | Err(StateError::Malformed { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let is_ours = contact.cluster_id == identity::cluster_id(&self.identity_dir())?
+            && Some(contact.epoch) <= epoch::highest(&self.path)?;
+        Ok(is_ours.then_some(contact))
+    }
+
+    /// Removes the contact file of an epoch and those before it; fine if it isn't there. A later one's stays.
     ///
     /// # Errors
     /// It can't be removed.
-    pub fn remove_contact(&self) -> Result<(), StateError> {
+    pub fn remove_contact(&self, epoch: u32) -> Result<(), StateError> {
+        if self.sound_contact()?.is_some_and(|contact| contact.epoch > epoch) {
+            return Ok(());
+        }
         match std::fs::remove_file(self.contact_path()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(StateError::io("remove", self.contact_path(), error))
@@ -263,6 +282,14 @@ impl StateDir {
     /// It can't be read or understood.
     pub fn read_cluster(&self) -> Result<Option<ClusterFile>, StateError> {
         read_toml(&self.cluster_path())
+    }
+
+    /// Which life of the cluster this is; empty: nobody knows.
+    ///
+    /// # Errors
+    /// `cluster.toml` can't be read or understood.
+    pub fn life(&self) -> Result<String, StateError> {
+        Ok(self.read_cluster()?.map_or(String::new(), |file| file.life))
     }
 
     /// The folder that a cluster of that name has or would have; nothing is looked at.
@@ -437,8 +464,13 @@ mod tests {
         assert_eq!(dir.read_contact().unwrap(), None);
         dir.write_contact(&contact(id)).unwrap();
         assert_eq!(dir.read_contact().unwrap(), Some(contact(id)));
-        dir.remove_contact().unwrap();
-        dir.remove_contact().unwrap();
+        for n in 0..3 {
+            epoch::claim(dir.path(), (n > 0).then_some(n), "").unwrap();
+        }
+        dir.remove_contact(2).unwrap();
+        assert_eq!(dir.sound_contact().unwrap(), Some(contact(id)), "it is a later one's");
+        dir.remove_contact(3).unwrap();
+        dir.remove_contact(3).unwrap();
         assert_eq!(dir.read_contact().unwrap(), None);
 
         #[derive(Serialize, Deserialize, PartialEq, Debug)]
@@ -462,7 +494,11 @@ mod tests {
             std::fs::write(dir.contact_path(), bytes).unwrap();
             let error = dir.read_contact().unwrap_err();
             assert!(error.to_string().contains("contact.toml"), "{error}");
+            assert_eq!(dir.sound_contact().unwrap(), None);
         }
+        let id = dir.identity(Role::Admin).unwrap().cluster_id();
+        dir.write_contact(&contact(id)).unwrap();
+        assert_eq!(dir.sound_contact().unwrap(), None, "nobody has claimed its epoch");
     }
 
     #[test]

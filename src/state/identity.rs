@@ -25,7 +25,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Leaves last a year; `renew` makes new ones.
 const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
-/// Leaves this old are renewed when a scheduler starts: early enough that none ever expires in use.
+/// Leaves this old are renewed by whoever loads them with the authority's key at hand: early enough that none ever expires
+/// in use.
 const RENEW_AFTER: Duration = Duration::from_secs(150 * 86_400);
 /// Clocks of login and compute nodes differ; a certificate that is a day old suits all of them.
 const BACKDATE: Duration = Duration::from_secs(86_400);
@@ -85,7 +86,7 @@ pub fn create(dir: &Path, cluster_id: ClusterId) -> Result<(), StateError> {
 /// A file is missing, damaged, another user's, or open to others.
 pub fn load(dir: &Path, role: Role) -> Result<Identity, StateError> {
     check_private_dir(dir)?;
-    let cluster_id = read_cluster_id(dir)?;
+    let cluster_id = cluster_id(dir)?;
     let ca = certificate(&dir.join("ca.pem"))?;
     let leaf = certificate(&dir.join(format!("{role}.pem")))?;
     let key_path = dir.join(format!("{role}.key"));
@@ -94,8 +95,8 @@ pub fn load(dir: &Path, role: Role) -> Result<Identity, StateError> {
     Ok(Identity { cluster_id, role, ca, leaf, key })
 }
 
-/// Renews the leaves if they are old, as their files' times say; whether it did. To be called by whoever starts a
-/// scheduler.
+/// Renews the leaves if they are old, as their files' times say; whether it did. Many may do so at the same time: the keys
+/// stay.
 ///
 /// # Errors
 /// As [`renew`].
@@ -117,7 +118,7 @@ pub fn renew_if_due(dir: &Path) -> Result<bool, StateError> {
 /// The authority's key is missing, or files can't be written.
 pub fn renew(dir: &Path) -> Result<(), StateError> {
     check_private_dir(dir)?;
-    let cluster_id = read_cluster_id(dir)?;
+    let cluster_id = cluster_id(dir)?;
     write_leaves(dir, cluster_id, &issuer(dir, cluster_id)?)
 }
 
@@ -141,7 +142,7 @@ pub struct ReaderKeys {
 /// The authority's key is missing, or keys can't be made.
 pub fn issue_reader(dir: &Path) -> Result<ReaderKeys, StateError> {
     check_private_dir(dir)?;
-    let cluster_id = read_cluster_id(dir)?;
+    let cluster_id = cluster_id(dir)?;
     let issuer = issuer(dir, cluster_id)?;
     let key = KeyPair::generate().map_err(|error| no_certificate(dir, &error))?;
     let leaf = leaf_params(Role::ReadOnly, cluster_id)
@@ -372,7 +373,11 @@ fn set_name(params: &mut CertificateParams, name: String) {
     params.distinguished_name.push(DnType::CommonName, name);
 }
 
-fn read_cluster_id(dir: &Path) -> Result<ClusterId, StateError> {
+/// Which cluster the identity in `dir` is of.
+///
+/// # Errors
+/// It can't be read, or is damaged.
+pub fn cluster_id(dir: &Path) -> Result<ClusterId, StateError> {
     let path = dir.join("cluster_id");
     let bytes = read_private(&path)?;
     let text = std::str::from_utf8(&bytes).map_err(|error| damaged(&path, &error.to_string()))?;

@@ -5,9 +5,10 @@
 //! is known to be gone from this very host. Clocks of two hosts are never compared.
 //!
 //! The file is one block of fixed length, so that overwriting it never changes its size, with a checksum that tells
-//! a look in the middle of a write.
+//! a look in the middle of a write. It also says whether a life of the cluster was ended in order: that a contact file is
+//! missing proves nothing.
 
-use super::files::{MAX_SMALL_FILE_BYTES, PRIVATE_FILE};
+use super::files::{MAX_SMALL_FILE_BYTES, create_exclusive};
 use super::{StateError, epoch};
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -76,6 +77,8 @@ pub struct Seen {
     /// Given up in good order: nobody needs to wait.
     pub released: bool,
     pub holder: Holder,
+    /// The life of the cluster that was brought down by this holder, or before: what is left of it is given up.
+    pub ended: Option<String>,
 }
 
 /// How long the lease has stood still, on the looker's own clock.
@@ -122,21 +125,36 @@ impl Lease {
     /// # Errors
     /// It can't be written.
     pub fn take(dir: &Path, epoch: u32) -> Result<Self, StateError> {
+        Self::take_of(dir, epoch, None)
+    }
+
+    /// The same, of a cluster that is at rest and stays so: `ended` is the life that was brought down.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn take_of(dir: &Path, epoch: u32, ended: Option<String>) -> Result<Self, StateError> {
         let path = dir.join("lease");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(PRIVATE_FILE)
-            .open(&path)
-            .map_err(|error| StateError::io("open", &path, error))?;
         // Counting on from the last holder, so that the change of hands is a movement too. What can't be read counts as 0.
         let counter = look(dir).ok().flatten().map_or(0, |seen| seen.counter);
-        let mut lease =
-            Self { path, file, seen: Seen { epoch, counter, released: false, holder: Holder::current()? } };
+        let seen = Seen { epoch, counter, released: false, holder: Holder::current()?, ended };
+        // A first one comes with its content: whoever dies over it must not leave an empty file.
+        if !path.try_exists().map_err(|error| StateError::io("look at", &path, error))? {
+            create_exclusive(&path, &seen.encode())?;
+        }
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.map_err(|error| StateError::io("open", &path, error))?;
+        let mut lease = Self { path, file, seen };
         lease.beat()?;
         Ok(lease)
+    }
+
+    /// Says that this life of the cluster is over for good: nothing goes on from it.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn end(&mut self, life: &str) -> Result<(), StateError> {
+        self.seen.ended = Some(printable(life));
+        self.beat()
     }
 
     /// Moves the counter and waits until the disk has it. Blocks: call it from a thread of its own, every
@@ -153,7 +171,7 @@ impl Lease {
     ///
     /// # Errors
     /// It can't be written; a successor then waits [`CLAIM_AFTER`].
-    pub fn release(mut self) -> Result<(), StateError> {
+    pub fn release(&mut self) -> Result<(), StateError> {
         self.seen.released = true;
         self.beat()
     }
@@ -184,6 +202,13 @@ impl Sight {
         self.is_of_last() && (self.seen.released || self.is_gone)
     }
 
+    /// Whether the cluster was brought down, and nobody has begun another life since: `life` is the last that is known.
+    /// Whoever claimed an epoch over that and died before it took the lease changes nothing.
+    #[must_use]
+    pub fn has_ended(&self, life: &str) -> bool {
+        self.seen.ended.is_some() && (self.is_of_last() || self.seen.has_ended(life))
+    }
+
     /// Whether the lease is the last epoch's, which nobody is about to follow.
     #[must_use]
     pub fn is_of_last(&self) -> bool {
@@ -191,13 +216,22 @@ impl Sight {
     }
 }
 
-/// Looks at who holds a cluster; `None` if nobody ever took its lease.
+/// Looks at who holds a cluster; `None` if nobody ever took its lease. A damaged one is nobody's known: who holds it beats
+/// it soon, so that one that stands still may be taken over as any other.
 ///
 /// # Errors
-/// The folder or the lease can't be read, or is damaged.
+/// The folder or the lease can't be read.
 pub fn sight(dir: &Path) -> Result<Option<Sight>, StateError> {
     let highest = epoch::highest(dir)?;
-    let Some(seen) = look(dir)? else { return Ok(None) };
+    let seen = match look(dir) {
+        Ok(Some(seen)) => seen,
+        Ok(None) => return Ok(None),
+        Err(StateError::Malformed { path, .. }) => {
+            let bytes = std::fs::read(&path).map_err(|error| StateError::io("read", path, error))?;
+            Seen::of_nobody_known(&bytes)
+        }
+        Err(error) => return Err(error),
+    };
     let is_gone = seen.holder_is_gone();
     Ok(Some(Sight { seen, highest, is_gone }))
 }
@@ -232,14 +266,34 @@ impl Seen {
         self.holder.liveness() == Liveness::Gone
     }
 
+    /// Whether this life of the cluster was brought down.
+    #[must_use]
+    pub fn has_ended(&self, life: &str) -> bool {
+        self.ended.as_deref() == Some(printable(life).as_str())
+    }
+
+    /// What stands for a lease that can't be understood: any change of it is a movement.
+    fn of_nobody_known(bytes: &[u8]) -> Self {
+        let unknown = || "?".to_owned();
+        let holder = Holder {
+            pid: 0,
+            start_time: 0,
+            boot_id: String::new(),
+            pid_namespace: unknown(),
+            host: unknown(),
+        };
+        Self { epoch: 0, counter: crc32c::crc32c(bytes).into(), released: false, holder, ended: None }
+    }
+
     fn encode(&self) -> Vec<u8> {
-        let Self { epoch, counter, released, holder } = self;
+        let Self { epoch, counter, released, holder, ended } = self;
         let Holder { pid, start_time, boot_id, pid_namespace, host } = holder;
         let text = format!(
             "{MAGIC}\nepoch {epoch}\ncounter {counter}\nreleased {released}\npid {pid}\nstart_time {start_time}\n\
              boot_id {boot_id}\npid_namespace {pid_namespace}\nhost {host}\n"
         );
-        let mut block = text.into_bytes();
+        let ended = ended.as_ref().map_or(String::new(), |life| format!("ended {life}\n"));
+        let mut block = (text + &ended).into_bytes();
         block.resize(BLOCK_BYTES - 9, b'\n');
         let sum = crc32c::crc32c(&block);
         block.extend_from_slice(format!("{sum:08x}\n").as_bytes());
@@ -270,6 +324,7 @@ impl Seen {
                 pid_namespace: field("pid_namespace")?,
                 host: field("host")?,
             },
+            ended: field("ended"),
         })
     }
 }
@@ -446,7 +501,7 @@ mod tests {
 
     #[test]
     fn every_single_bit_flip_and_truncation_of_a_lease_is_noticed() {
-        let seen = Seen { epoch: 2, counter: 77, released: false, holder: holder() };
+        let seen = Seen { epoch: 2, counter: 77, released: false, holder: holder(), ended: None };
         let block = seen.encode();
         assert_eq!(block.len(), BLOCK_BYTES);
         assert_eq!(Seen::decode(&block), Some(seen));
@@ -470,6 +525,41 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_or_damaged_lease_holds_nobody_up_for_longer_than_a_silent_holder() {
+        let (dir, at) = (tempfile::tempdir().unwrap(), Duration::from_secs);
+        epoch::claim(dir.path(), None, "").unwrap();
+        for bytes in [&b""[..], b"garbage"] {
+            std::fs::write(dir.path().join("lease"), bytes).unwrap();
+            let sight = sight(dir.path()).unwrap().unwrap();
+            let mut watch = LeaseWatch::default();
+            assert!(!sight.is_over() && !watch.may_claim(&sight, at(0)));
+            assert!(watch.may_claim(&sight, at(30)));
+        }
+        let garbled = sight(dir.path()).unwrap().unwrap();
+        let _held = Lease::take(dir.path(), 1).unwrap();
+        assert_ne!(sight(dir.path()).unwrap().unwrap(), garbled, "a beat is a movement");
+    }
+
+    #[test]
+    fn a_life_that_was_ended_is_told_until_somebody_takes_the_lease_for_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lease = Lease::take(dir.path(), 1).unwrap();
+        assert!(!look(dir.path()).unwrap().unwrap().has_ended(""));
+        lease.end("0a1b").unwrap();
+        let seen = look(dir.path()).unwrap().unwrap();
+        assert!(seen.has_ended("0a1b") && !seen.has_ended("2c3d") && !seen.released);
+        lease.release().unwrap();
+        let _rest = Lease::take_of(dir.path(), 2, seen.ended).unwrap();
+        assert!(look(dir.path()).unwrap().unwrap().has_ended("0a1b"));
+        let ended = sight(dir.path()).unwrap().unwrap();
+        // Somebody claimed another epoch over it, and died before it took the lease.
+        let late = Sight { highest: Some(3), ..ended.clone() };
+        assert!(ended.has_ended("2c3d") && late.has_ended("0a1b") && !late.has_ended("2c3d"));
+        let _next = Lease::take(dir.path(), 3).unwrap();
+        assert_eq!(look(dir.path()).unwrap().unwrap().ended, None);
+    }
+
+    #[test]
     fn a_lease_must_stand_still_for_thirty_seconds_of_the_lookers_clock() {
         let mut sight = sighted();
         let (mut watch, at) = (LeaseWatch::default(), Duration::from_secs);
@@ -484,7 +574,7 @@ mod tests {
     }
 
     fn sighted() -> Sight {
-        let seen = Seen { epoch: 1, counter: 1, released: false, holder: holder() };
+        let seen = Seen { epoch: 1, counter: 1, released: false, holder: holder(), ended: None };
         Sight { seen, highest: Some(1), is_gone: false }
     }
 
@@ -501,7 +591,7 @@ mod tests {
             assert!(watch.may_claim(&sight, at(30)), "unless that stands still as well");
         }
         let first = epoch::claim(dir.path(), None, "").unwrap();
-        let lease = Lease::take(dir.path(), first.number).unwrap();
+        let mut lease = Lease::take(dir.path(), first.number).unwrap();
         let second = epoch::claim(dir.path(), Some(1), "").unwrap();
         let _held = Lease::take(dir.path(), second.number).unwrap();
         // Stopped between its fence check and its write, and continued now.

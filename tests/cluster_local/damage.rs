@@ -26,7 +26,8 @@ fn a_damaged_journal_is_refused_and_repaired_and_the_rest_of_the_work_is_there()
     assert!(text.contains("kept: 2 graphs, 2 tasks") && text.contains("lost: 1 graph, 1 task"), "{text}");
     assert!(sandbox.run(["doctor", "--repair"]).exits(0).text().contains("is sound"));
 
-    sandbox.run(up).exits(0).says("resumed");
+    let resumed = sandbox.run(up).exits(0).says("resumed");
+    assert!(!resumed.stderr.contains("watching its lease"), "who repaired it has let go: {}", resumed.stderr);
     assert_eq!(
         (sandbox.ok(["result", "a"]), sandbox.ok(["result", "c"])),
         ("first\n".into(), "last\n".into())

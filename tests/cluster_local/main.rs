@@ -12,6 +12,7 @@ mod graphs;
 mod losses;
 mod outputs;
 mod resources;
+mod rest;
 mod restarts;
 mod scheduler_jobs;
 mod state;

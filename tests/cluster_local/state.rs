@@ -80,12 +80,12 @@ fn damaged_files_are_named() {
     sandbox.up(1);
     let contact = sandbox.cluster("default").join("contact.toml");
     let good = fs::read_to_string(&contact).unwrap();
-    fs::write(&contact, "addresses = 3").unwrap();
+    fs::write(&contact, "format = 99").unwrap();
     sandbox.run(["status"]).exits(78).says("contact.toml");
     fs::write(&contact, good).unwrap();
     let cluster = sandbox.cluster("default").join("cluster.toml");
     let good = fs::read_to_string(&cluster).unwrap();
-    fs::write(&cluster, "= =").unwrap();
+    fs::write(&cluster, "format = 99").unwrap();
     sandbox.run(["status"]).exits(78).says("cluster.toml");
     fs::write(&cluster, good).unwrap();
     sandbox.ok(["status"]);

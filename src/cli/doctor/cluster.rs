@@ -4,7 +4,7 @@ use super::finding::Finding;
 use super::ground::{Ground, is_program};
 use crate::cli::connect::{block_on, client_of};
 use crate::cli::exit::{CliError, Exit};
-use crate::cluster::liveness::remains;
+use crate::cluster::liveness::{Dead, Liveness, look_without_spec, remains};
 use crate::protocol::{Reply, Request, StatusReport};
 use crate::scheduler::spec::ClusterSpec;
 use crate::state::{Contact, StateDir, StateError, lease};
@@ -22,10 +22,10 @@ pub fn scheduler(ground: &Ground) -> Finding {
         Err(finding) => return finding,
     };
     let (name, root) = (&ground.cluster, &settings.cluster.state_dir);
-    let contact = StateDir::open(root, name).and_then(|state| Ok((state.read_contact()?, state)));
+    let contact = StateDir::open(root, name).and_then(|state| Ok((state.sound_contact()?, state)));
     let (contact, state) = match contact {
         Ok((Some(contact), state)) => (contact, state),
-        Ok((None, _)) => return Finding::ok(format!("cluster {name} is not up")),
+        Ok((None, state)) => return untold(&state),
         Err(StateError::NoSuchCluster { .. }) => return Finding::ok(format!("there is no cluster {name}")),
         Err(error) => return Finding::error(error),
     };
@@ -108,30 +108,50 @@ fn folder(report: &StatusReport) -> Finding {
     )
 }
 
+/// Nothing tells where its scheduler is; only the lease, whether there is one.
+fn untold(state: &StateDir) -> Finding {
+    match look_without_spec(state) {
+        Ok(Liveness::Dead(Dead { last, .. })) => {
+            let process = format!("process {} on {}", last.pid, last.host);
+            over(state, &process, Exit::Unavailable)
+        }
+        Ok(Liveness::Unreachable(_)) => Finding::warning(
+            format!(
+                "{} doesn't tell where the scheduler of cluster {} is",
+                state.contact_path().display(),
+                state.name()
+            ),
+            "one that lives puts it right within seconds; `up` waits for it, or goes on in its place",
+        ),
+        Ok(_) => Finding::ok(format!("cluster {} is not up", state.name())),
+        Err(error) => Finding::error(error),
+    }
+}
+
 /// No answer: whether its process is known to be gone decides what to do.
 fn dead(state: &StateDir, contact: &Contact, error: CliError) -> Finding {
     let gone = lease::sight(state.path()).ok().flatten().is_none_or(|sight| sight.is_over());
     let process = format!("process {} on {}", contact.pid, contact.host);
-    if gone && let Some(damage) = damage(state) {
-        return Finding::failed(
-            Exit::Config,
-            format!("the scheduler of cluster {} ({process}) is dead, and {damage}", state.name()),
-            "`doctor --repair` keeps all that is sound, and says what is lost",
-        );
-    }
     if gone {
-        let found = format!("the scheduler of cluster {} ({process}) is dead", state.name());
-        return Finding::failed(
-            error.exit,
-            found,
-            "`up` brings it up again; `logs scheduler` tells how it ended",
-        );
+        return over(state, &process, error.exit);
     }
     Finding::failed(
         error.exit,
         format!("{} ({process})", error.message),
         "it may live: look at that host, and at the way there (firewall, another network)",
     )
+}
+
+fn over(state: &StateDir, process: &str, exit: Exit) -> Finding {
+    if let Some(damage) = damage(state) {
+        return Finding::failed(
+            Exit::Config,
+            format!("the scheduler of cluster {} ({process}) is dead, and {damage}", state.name()),
+            "`doctor --repair` keeps all that is sound, and says what is lost",
+        );
+    }
+    let found = format!("the scheduler of cluster {} ({process}) is dead", state.name());
+    Finding::failed(exit, found, "`up` brings it up again; `logs scheduler` tells how it ended")
 }
 
 /// What is wrong with the journal of a cluster at rest.

@@ -537,6 +537,7 @@ fn a_cluster_whose_scheduler_died_is_told() {
         settings: ground.settings.clone().unwrap(),
     };
     state.write_cluster(&ClusterFile::new("winds", id, 0, &spec).unwrap()).unwrap();
+    crate::state::epoch::claim(state.path(), None, "").unwrap();
     state.write_contact(&contact(id, &address)).unwrap();
     // Nobody holds its lease.
     let found = cluster::scheduler(&ground);

@@ -34,12 +34,12 @@ pub(super) async fn launch(
     say: fn(&str),
 ) -> Result<Contact, LaunchError> {
     let log = state.path().join("scheduler.log");
-    let before = state.read_contact()?.map(|contact| contact.epoch);
+    let before = state.sound_contact()?.map(|contact| contact.epoch);
     let command = command(state, spec, stood_still);
     let mut scheduler = start(state, spec, &command, &log, say).await?;
     let started = Instant::now();
     loop {
-        if let Some(contact) = state.read_contact()?.filter(|contact| Some(contact.epoch) > before) {
+        if let Some(contact) = state.sound_contact()?.filter(|contact| Some(contact.epoch) > before) {
             return Ok(contact);
         }
         if let Started::Process(child) = &mut scheduler

@@ -60,7 +60,7 @@ pub enum JobError {
 pub fn under_way(state: &StateDir) -> Result<Option<Intent>, StateError> {
     let identity = state.identity(Role::Admin)?;
     let intents = Intents::open(&state.intents_dir(), identity.cluster_id())?;
-    let present = state.read_contact()?.map(|contact| contact.job_name);
+    let present = state.sound_contact()?.map(|contact| contact.job_name);
     let open = intents.open_ones().filter(|intent| {
         let wanted = !matches!(intent.outcome, Outcome::Unwanted { .. });
         wanted && intent.purpose == intent::SCHEDULER && Some(&intent.name) != present.as_ref()
@@ -200,7 +200,7 @@ impl<'a> Follower<'a> {
     }
 
     fn is_there(&self) -> Result<Option<Contact>, StateError> {
-        Ok(self.state.read_contact()?.filter(|contact| Some(contact.epoch) > self.before))
+        Ok(self.state.sound_contact()?.filter(|contact| Some(contact.epoch) > self.before))
     }
 
     fn intent(&self) -> Result<Option<Intent>, StateError> {

@@ -5,6 +5,7 @@ use crate::graph::{Builder, Columns, CommandSpec, EnvSource, Op, Resources};
 use crate::journal::{Entry, Journal, Options, Progress, read_all};
 use crate::protocol::{Epoch, Execution, GraphOptions, RequestId, StoredValue};
 use crate::scheduler::image::Standing;
+use crate::state::epoch;
 use std::sync::mpsc::channel;
 
 fn command(name: &str) -> Op {

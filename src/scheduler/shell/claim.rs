@@ -17,12 +17,16 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The state directory can't be used.
 pub(super) async fn claim(
     state: &StateDir,
-    spec: &ClusterSpec,
+    (spec, life): (&ClusterSpec, &str),
     note: &str,
     stood_still: Option<Standstill>,
 ) -> anyhow::Result<Option<Epoch>> {
-    let highest = match judge_holder(state, spec, stood_still).await? {
+    let highest = match judge_holder(state, (spec, life), stood_still).await? {
         Judged::Over { highest } => highest,
+        Judged::Ended => {
+            info!("the cluster was brought down: nothing to do");
+            return Ok(None);
+        }
         Judged::Lives(holder) => {
             info!("the scheduler of epoch {} lives on {}: nothing to do", holder.epoch, holder.holder.host);
             return Ok(None);
@@ -44,12 +48,14 @@ enum Judged {
         highest: Option<u32>,
     },
     Lives(Seen),
+    /// This life of the cluster is over.
+    Ended,
 }
 
 /// Watches the lease until it is clear whether its holder lives.
 async fn judge_holder(
     state: &StateDir,
-    spec: &ClusterSpec,
+    (spec, life): (&ClusterSpec, &str),
     stood_still: Option<Standstill>,
 ) -> anyhow::Result<Judged> {
     let (started, mut watch) = (Instant::now(), LeaseWatch::default());
@@ -57,6 +63,9 @@ async fn judge_holder(
     loop {
         let highest = epoch::highest(state.path())?;
         let Some(sight) = lease::sight(state.path())? else { return Ok(Judged::Over { highest }) };
+        if sight.seen.has_ended(life) {
+            return Ok(Judged::Ended);
+        }
         let stands = stood_still.is_some_and(|still| still.is(&sight.seen));
         if watch.may_claim(&sight, started.elapsed()) || stands {
             return Ok(Judged::Over { highest: sight.highest });
@@ -64,7 +73,7 @@ async fn judge_holder(
         let (is_of_last, seen) = (sight.is_of_last(), sight.seen);
         match &first {
             None => {
-                let contact = state.read_contact()?.filter(|contact| contact.epoch == seen.epoch);
+                let contact = state.sound_contact()?.filter(|contact| contact.epoch == seen.epoch);
                 if let Some(contact) = contact.filter(|_| is_of_last)
                     && own_job::is_over(state, spec, &contact).await
                 {

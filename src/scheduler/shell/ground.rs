@@ -7,8 +7,9 @@ use crate::net::{Listener, Transport};
 use crate::protocol::{self, SchedulerReport};
 use crate::scheduler::core::CoreConfig;
 use crate::scheduler::spec::ClusterSpec;
-use crate::state::{ClusterFile, Contact, Holder, Role, StateDir};
+use crate::state::{ClusterFile, Contact, Holder, Role, StateDir, identity};
 use std::time::{SystemTime, UNIX_EPOCH};
+use tracing::{info, warn};
 
 /// TLS by the cluster's identity in that role, or none if the cluster was brought up so.
 ///
@@ -18,7 +19,21 @@ pub fn transport(state: &StateDir, spec: &ClusterSpec, role: Role) -> anyhow::Re
     if spec.insecure {
         return Ok(Transport::insecure());
     }
+    // Workers have no business with the authority's key.
+    if role != Role::Worker {
+        renew(state);
+    }
     Ok(Transport::tls(&state.identity(role)?)?)
+}
+
+/// Certificates that get old are made anew by whoever uses them, long before they expire. Where that can't be done, they
+/// still count for a while.
+fn renew(state: &StateDir) {
+    match identity::renew_if_due(&state.identity_dir()) {
+        Ok(true) => info!("the certificates of cluster {} were old, and are new ones now", state.name()),
+        Ok(false) => {}
+        Err(error) => warn!("the cluster's certificates are not renewed: {error}"),
+    }
 }
 
 pub(super) fn listen(settings: &Settings) -> anyhow::Result<Listener> {

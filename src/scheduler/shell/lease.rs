@@ -2,7 +2,7 @@
 
 use super::Incoming;
 use crate::state::lease::{BEAT_EVERY, Lease, SILENT_AFTER};
-use crate::state::{Contact, Fence, StateDir};
+use crate::state::{ClusterFile, Contact, Fence, StateDir, StateError, epoch};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -15,7 +15,14 @@ pub(super) struct LeaseKeeper {
     stop: Option<std::sync::mpsc::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
     pulse: Pulse,
-    contact: Arc<OnceLock<Contact>>,
+    told: Arc<OnceLock<Told>>,
+    ended: Arc<OnceLock<String>>,
+}
+
+/// What this scheduler has told, or goes by.
+pub(super) struct Told {
+    pub contact: Contact,
+    pub file: ClusterFile,
 }
 
 /// When the last beat that was completed began: a write may hang for long, and a process may be stopped. Whoever is
@@ -47,8 +54,8 @@ impl LeaseKeeper {
         let pulse = Pulse::new();
         let mut lease = Lease::take(state.path(), fence.epoch())?;
         let (fence, events, beats) = (fence.try_clone()?, events.clone(), pulse.clone());
-        let contact: Arc<OnceLock<Contact>> = Arc::default();
-        let (state, told) = (state.clone(), contact.clone());
+        let (told, ended): (Arc<OnceLock<Told>>, Arc<OnceLock<String>>) = Default::default();
+        let (state, ours, life) = (state.clone(), told.clone(), ended.clone());
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let beat = move || {
             while stopped.recv_timeout(BEAT_EVERY) == Err(RecvTimeoutError::Timeout) {
@@ -63,7 +70,9 @@ impl LeaseKeeper {
                     }
                     Ok(()) => {
                         beats.set(began);
-                        put_right(&state, told.get());
+                        if let Some(ours) = ours.get() {
+                            put_right(&state, ours);
+                        }
                     }
                     Err(error) if error.is_superseded() || beats.has_stopped() => {
                         let _ = events.blocking_send(Incoming::Fatal(error.to_string()));
@@ -73,17 +82,26 @@ impl LeaseKeeper {
                 }
             }
             // A successor must not be told that we let go of what it holds.
-            if let Err(error) = fence.check().and_then(|()| lease.release()) {
+            let last = fence.check().and_then(|()| match life.get() {
+                Some(life) => end(&state, &mut lease, fence.epoch(), life),
+                None => Ok(()),
+            });
+            if let Err(error) = last.and_then(|()| lease.release()) {
                 error!("the lease is not released: {error}");
             }
         };
         let thread = std::thread::Builder::new().name("lease".into()).spawn(beat)?;
-        Ok(LeaseKeeper { stop: Some(stop), thread: Some(thread), pulse, contact })
+        Ok(LeaseKeeper { stop: Some(stop), thread: Some(thread), pulse, told, ended })
     }
 
-    /// Where the scheduler has told that it is, from now on kept so.
-    pub fn contact(&self) -> Arc<OnceLock<Contact>> {
-        self.contact.clone()
+    /// What the scheduler has told, from now on kept so.
+    pub fn told(&self) -> &OnceLock<Told> {
+        &self.told
+    }
+
+    /// To give the lease up is the end of the cluster's life.
+    pub fn end(&self, life: &str) {
+        let _ = self.ended.set(life.to_owned());
     }
 
     pub fn pulse(&self) -> Pulse {
@@ -101,16 +119,39 @@ impl Drop for LeaseKeeper {
     }
 }
 
-/// One that claimed before, and was stopped before it told where it is, may tell it over ours when it goes on.
-fn put_right(state: &StateDir, ours: Option<&Contact>) {
-    let Some(ours) = ours else { return };
-    let written = match state.read_contact() {
-        // None at all: the cluster goes down, or somebody else ended it.
-        Ok(Some(found)) if found.epoch < ours.epoch => state.write_contact(ours),
-        Ok(_) => Ok(()),
-        Err(error) => Err(error),
+/// The life's end is told by the lease, before anything is taken away, and while nobody else can have it.
+fn end(state: &StateDir, lease: &mut Lease, epoch: u32, life: &str) -> Result<(), StateError> {
+    lease.end(life)?;
+    state.remove_contact(epoch)
+}
+
+/// Writes anew what others have lost or damaged. One that claimed before, and was stopped before it told where it is, may
+/// tell it over ours when it goes on.
+fn put_right(state: &StateDir, ours: &Told) {
+    for written in [put_contact_right(state, &ours.contact), put_file_right(state, &ours.file)] {
+        if let Err(error) = written {
+            error!("{error}");
+        }
+    }
+}
+
+fn put_contact_right(state: &StateDir, ours: &Contact) -> Result<(), StateError> {
+    let is_wrong = match state.read_contact() {
+        Ok(Some(found)) if found.cluster_id == ours.cluster_id && found.epoch >= ours.epoch => {
+            // A later one's, who has just taken over; or of an epoch that never was.
+            found.epoch > ours.epoch && epoch::highest(state.path())? == Some(ours.epoch)
+        }
+        Ok(_) | Err(StateError::Malformed { .. }) => true,
+        Err(error) => return Err(error),
     };
-    if let Err(error) = written {
-        error!("the contact file: {error}");
+    if is_wrong { state.write_contact(ours) } else { Ok(()) }
+}
+
+/// What the cluster was asked to be is changed by others; only one that can't be read is ours to write.
+fn put_file_right(state: &StateDir, ours: &ClusterFile) -> Result<(), StateError> {
+    match state.read_cluster() {
+        Ok(None) | Err(StateError::Malformed { .. }) => state.write_cluster(ours),
+        Ok(Some(_)) => Ok(()),
+        Err(error) => Err(error),
     }
 }

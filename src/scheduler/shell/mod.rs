@@ -31,7 +31,7 @@ use crate::state::lease::{SILENT_AFTER, Standstill};
 use crate::state::{ClusterFile, Contact, Fence, Role, StateDir, grant};
 use anyhow::{Context as _, bail};
 use launcher::{Command, Launcher};
-use lease::{LeaseKeeper, Pulse};
+use lease::{LeaseKeeper, Pulse, Told};
 use links::Peers;
 use own_job::OwnJob;
 use relieve::Relief;
@@ -133,7 +133,9 @@ async fn sit(
     {
         return Ok(());
     }
-    let Some(epoch) = claim::claim(state, &spec, &note, stood_still).await? else { return Ok(()) };
+    let Some(epoch) = claim::claim(state, (&spec, &file.life), &note, stood_still).await? else {
+        return Ok(());
+    };
     let clock = Clock::start();
     info!("epoch {} of cluster {} ({note})", epoch.number, state.name());
     let (events, incoming) = mpsc::channel(EVENT_QUEUE);
@@ -156,7 +158,7 @@ async fn hold(
     let mut actions = Vec::new();
     core.take_over_allocations(&launcher.asked_for_before(), &mut actions);
     let inherited = launcher.inherit(&core.allocations_to_ask_about());
-    let predecessor = state.read_contact()?.map_or(String::new(), |contact| contact.job_name);
+    let predecessor = state.sound_contact()?.map_or(String::new(), |contact| contact.job_name);
     launcher.settle_launches(job.map_or("", |job| &job.name), &predecessor);
     let left = past::left_behind(state, &file.life)?;
     let transport = ground::transport(state, &spec, Role::Scheduler)?;
@@ -164,7 +166,8 @@ async fn hold(
     let contact = ground::contact(state, &listener, epoch, &file, job)?;
     state.write_contact(&contact)?;
     announce(state, &contact);
-    let _ = lease.contact().set(contact);
+    let life = file.life.clone();
+    let _ = lease.told().set(Told { contact, file });
     info!("listening {} ms after the claim", clock.now().0 / 1_000_000);
     let (commands, launched) = mpsc::unbounded_channel();
     tokio::spawn(launcher.run(launched));
@@ -195,9 +198,8 @@ async fn hold(
     };
     shell.start(inherited, left, actions);
     let ended = shell.run(incoming).await;
-    let is_ours = state.read_contact()?.is_some_and(|contact| contact.epoch <= epoch);
-    if shell.exit.is_some() && is_ours {
-        state.remove_contact()?;
+    if let (Some(_), Some(lease)) = (&shell.exit, &shell.lease) {
+        lease.end(&life);
     }
     ended
 }
