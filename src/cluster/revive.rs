@@ -105,19 +105,18 @@ pub async fn connect(
 ) -> Result<Client, ClientError> {
     let mut tries = 1;
     loop {
-        let unreachable = match Client::connect(state.clone(), transport.clone()).await {
-            Ok(client) => return Ok(client.reviving(reviver)),
-            // Its first scheduler may still be in the queue.
-            Err(error @ ClientError::NotUp { .. }) if job::under_way(state)?.is_some() => error,
-            // That nothing tells where it is doesn't mean that there is none.
-            Err(error @ (ClientError::NotUp { .. } | ClientError::State(StateError::Malformed { .. })))
-                if !matches!(look_without_spec(state)?, Liveness::Down { .. }) =>
-            {
-                error
-            }
-            Err(error @ (ClientError::Unreachable { .. } | ClientError::Link(_))) => error,
-            Err(error) => return Err(error),
-        };
+        let unreachable =
+            match Client::connect(state.clone(), transport.clone()).await {
+                Ok(client) => return Ok(client.reviving(reviver)),
+                // Its first scheduler may still be in the queue.
+                Err(error @ ClientError::NotUp { .. }) if job::under_way(state)?.is_some() => error,
+                // That nothing tells where it is doesn't mean that there is none.
+                Err(
+                    error @ (ClientError::NotUp { .. } | ClientError::State(StateError::Malformed { .. })),
+                ) if !matches!(look_without_spec(state)?, Liveness::Down { .. }) => error,
+                Err(error @ (ClientError::Unreachable { .. } | ClientError::Link(_))) => error,
+                Err(error) => return Err(error),
+            };
         // One that lived a moment ago may just be coming to its end.
         match reviver.revive().await? {
             Revival::Alive if tries < MAX_TRIES => tries += 1,

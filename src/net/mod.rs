@@ -3,9 +3,11 @@
 //!
 //! `frame` is the pure format, `pool` keeps receive buffers, `reader` and `writer` move frames over any stream,
 //! `link` is both ends of a connection, `tls` makes and accepts connections, `listen` finds a port and the addresses
-//! that others may use, `accept` takes in whoever comes there, `backoff` says how long to wait before the next try.
+//! that others may use, `accept` takes in whoever comes there, `backoff` says how long to wait before the next try,
+//! `alarm` is a loop's one timer.
 
 pub mod accept;
+pub mod alarm;
 pub mod backoff;
 pub mod frame;
 pub mod link;
@@ -17,6 +19,7 @@ pub mod values;
 pub mod writer;
 
 pub use accept::{Place, accept_all};
+pub use alarm::Alarm;
 pub use backoff::Backoff;
 pub use frame::{Frame, Limits};
 pub use link::{Link, Reader, Writer};

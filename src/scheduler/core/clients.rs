@@ -90,7 +90,10 @@ impl Core {
                 Ok(()) => return,
                 Err(refusal) => refusal,
             },
-            Request::Results(keys) => self.results(&keys),
+            Request::Results(keys) => {
+                let message = ToClient { call, reply: self.results(&keys) };
+                return out.push(Action::ToClient { peer, message, after: self.everything_that_binds() });
+            }
             Request::Cancel { request, keys } => self.on_cancel(request, &keys, out),
             Request::Retry { request, keys } => self.on_retry(request, &keys, out),
             Request::Tasks { state, graph, limit } => self.list_tasks(state, graph, limit),
@@ -209,7 +212,7 @@ impl Core {
 
     /// Answers the waits that are over, and reports progress to the others now and then.
     pub(super) fn tell_clients(&mut self, out: &mut Vec<Action>) {
-        let after = self.everything_so_far();
+        let after = self.everything_that_binds();
         for call in std::mem::take(&mut self.clients.touched) {
             self.watch_unsettled_again(call);
             let Some(waiter) = self.clients.waiters.get(&call) else { continue };

@@ -73,7 +73,7 @@ impl Core {
         }
     }
 
-    /// Releases as long as the value has one holder; returns the first that may have more.
+    /// Releases until a value of a pinned graph comes, which it returns.
     fn release_plain(&mut self, durable: JournalSeq) -> Option<TaskId> {
         let Core { graphs, workers, outbox, releasable, .. } = self;
         while let Some((_, task)) = releasable.pop_front_if(|(needed, _)| *needed <= durable) {
@@ -87,12 +87,15 @@ impl Core {
             if record.releases_due > 0 || !record.is_superfluous() {
                 continue;
             }
-            if graph.options.replicas > 1 || !graph.replicas.is_empty() {
+            if graph.options.replicas > 1 {
                 return Some(task);
             }
             record.state = TaskState::Released;
-            workers.drop_holding(worker, task);
-            outbox.free(worker, task);
+            let others = graph.replicas.remove(&task.index).unwrap_or_default();
+            for holder in std::iter::once(worker).chain(others) {
+                workers.drop_holding(holder, task);
+                outbox.free(holder, task);
+            }
         }
         None
     }

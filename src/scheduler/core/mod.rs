@@ -164,6 +164,11 @@ pub struct Core {
     /// Everything up to this record is on disk.
     durable: JournalSeq,
     fates: Vec<(Execution, Fate)>,
+    /// Whether those tell more than ends of kernels.
+    fates_bind: bool,
+    /// The last record that tells more than ends of kernels. A restart finds those out again: the worker repeats them,
+    /// or the kernels, which are pure, run again.
+    binding: JournalSeq,
     outbox: Outbox,
     next_sweep: Time,
     /// When this core last came to a conclusion.
@@ -203,6 +208,8 @@ impl Core {
             next_seq: config.first_record,
             durable: JournalSeq(config.first_record.0 - 1),
             fates: Vec::new(),
+            fates_bind: false,
+            binding: JournalSeq(0),
             outbox: Outbox::default(),
             next_sweep: now,
             last_step: now,
@@ -292,14 +299,18 @@ impl Core {
 
     /// Notes a fate for the record that this batch will write; returns that record's number.
     fn note_fate(&mut self, execution: Execution, fate: Fate) -> JournalSeq {
+        self.fates_bind |= !matches!(fate, Fate::Held { .. });
         self.fates.push((execution, fate));
         self.next_seq
     }
 
     fn flush_fates(&mut self, out: &mut Vec<Action>) {
         if !self.fates.is_empty() {
-            let fates = std::mem::take(&mut self.fates);
+            let (fates, binding) = (std::mem::take(&mut self.fates), self.binding);
             self.persist(Record::Fates(fates), out);
+            if !std::mem::take(&mut self.fates_bind) {
+                self.binding = binding;
+            }
         }
     }
 
@@ -310,6 +321,7 @@ impl Core {
         }
         let seq = self.next_seq;
         self.next_seq = JournalSeq(seq.0 + 1);
+        self.binding = seq;
         out.push(Action::Persist { seq, record });
         seq
     }
@@ -318,6 +330,12 @@ impl Core {
     fn everything_so_far(&self) -> Option<JournalSeq> {
         let last = if self.fates.is_empty() { self.next_seq.0 - 1 } else { self.next_seq.0 };
         (last > 0).then_some(JournalSeq(last))
+    }
+
+    /// The last record that must be durable before anybody is told how tasks stand.
+    fn everything_that_binds(&self) -> Option<JournalSeq> {
+        let last = if self.fates_bind { self.next_seq } else { self.binding };
+        (last.0 > 0).then_some(last)
     }
 
     fn close(&self, peer: PeerId, reason: &str, out: &mut Vec<Action>) {

@@ -56,6 +56,8 @@ impl Core {
             outbox: _,
             next_sweep: _,
             last_step: _,
+            fates_bind: _,
+            binding: _,
             replaying: _,
             recovery: _,
         } = self;

@@ -23,7 +23,7 @@ use super::relay::{Due, Relay, SUCCESSOR, Successor, wish};
 use super::spec::ClusterSpec;
 use crate::graph::GraphId;
 use crate::journal::Journal;
-use crate::net::{Frame, Listener};
+use crate::net::{Alarm, Frame, Listener};
 use crate::protocol::{
     FolderReport, FromClient, FromWorker, LeftBehind, PeerKind, RefusalKind, Reply, Request, ToClient,
 };
@@ -340,29 +340,18 @@ impl Shell {
     async fn run(&mut self, mut incoming: mpsc::Receiver<Incoming>) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let (mut tick, mut relay_tick) = (Alarm::new(), Alarm::new());
         let mut batch = Vec::new();
         loop {
-            let deadline = self.core.deadline().map(|time| self.clock.instant(time));
-            let tick = async {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let relay_at = self.relay.deadline().map(|time| self.clock.instant(time));
-            let relay_tick = async {
-                match relay_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            tick.set(self.core.deadline().map(|time| self.clock.instant(time)));
+            relay_tick.set(self.relay.deadline().map(|time| self.clock.instant(time)));
             let mut actions = Vec::new();
             tokio::select! {
                 taken = incoming.recv_many(&mut batch, BATCH) => if taken == 0 {
                     bail!("the event queue is closed");
                 },
-                () = tick => self.core.handle(self.clock.now(), Event::Tick, &mut actions),
-                () = relay_tick => self.on_relay_due(),
+                () = tick.rings() => self.core.handle(self.clock.now(), Event::Tick, &mut actions),
+                () = relay_tick.rings() => self.on_relay_due(),
                 _ = terminate.recv() => self.on_terminate(&mut actions),
                 _ = interrupt.recv() => self.let_go = Some("SIGINT".to_owned()),
             }

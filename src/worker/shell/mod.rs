@@ -10,7 +10,7 @@ use super::core::{Action, Core, Event, WorkerConfig};
 use super::store::{Limits, Pressure, SpillDir, Store};
 use crate::config::Settings;
 use crate::graph::TaskId;
-use crate::net::{Frame, Link, Listener, Place, Transport, accept_all, values};
+use crate::net::{Alarm, Frame, Link, Listener, Place, Transport, accept_all, values};
 use crate::protocol::{
     self, AllocationId, Completion, FromWorker, LeftBehind, Registration, ToWorker, WorkerId,
 };
@@ -234,19 +234,15 @@ impl Shell {
     async fn run(&mut self, mut incoming: mpsc::UnboundedReceiver<Incoming>) -> anyhow::Result<End> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut tick = Alarm::new();
         let mut batch = Vec::new();
         loop {
             let deadline = self.core.deadline().map(|at| self.started + Duration::from_nanos(at));
-            let tick = async {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            tick.set(deadline.map(Into::into));
             let mut actions = Vec::new();
             tokio::select! {
                 taken = incoming.recv_many(&mut batch, BATCH) => { (taken > 0).then_some(()).context("the event queue is closed")?; },
-                () = tick => self.core.handle(self.now(), Event::Tick, &mut actions),
+                () = tick.rings() => self.core.handle(self.now(), Event::Tick, &mut actions),
                 _ = terminate.recv() => self.asked_to_leave("asked to by SIGTERM", &mut actions),
                 _ = interrupt.recv() => self.asked_to_leave("asked to by SIGINT", &mut actions),
             }

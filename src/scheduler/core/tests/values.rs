@@ -341,3 +341,26 @@ fn a_graph_is_cancelled_as_a_whole_and_what_depends_on_it_fails() {
     }
     assert_eq!(s.state(task(2, 0)), "erred");
 }
+
+#[test]
+fn who_waits_is_told_of_a_kernels_end_at_once_and_of_a_commands_when_it_is_durable() {
+    let told = |by: JournalSeq| {
+        move |action: &Action| {
+            let settled = |message: &ToClient| matches!(message.reply, Reply::Settled { .. });
+            matches!(action, Action::ToClient { message, after, .. } if settled(message) && *after == Some(by))
+        }
+    };
+    let key = |graph| vec![crate::graph::Key::Graph(GraphId(graph))];
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    s.submit(9, graph(&[(kernel(), &[])], &[0]));
+    let submitted = JournalSeq(s.journal.len() as u64);
+    s.ask(Request::Wait { keys: key(1), progress: false });
+    s.finish(1, held(execution(task(1, 0), 1, 1)));
+    s.skip_until(told(submitted));
+    s.submit(10, graph(&[(command(0, 0), &[])], &[0]));
+    s.ask(Request::Wait { keys: key(2), progress: false });
+    let outcome = Outcome::Command { result: Box::default(), outputs: vec![] };
+    s.finish(1, Completion { execution: execution(task(2, 0), 1, 1), nanos: 1, outcome });
+    s.skip_until(told(JournalSeq(s.journal.len() as u64)));
+}
