@@ -150,7 +150,15 @@ pub async fn look_patiently(
         }
         if seen.counter != first.seen.counter {
             // It lives. Perhaps it was only too busy to answer, or puts right at this moment where it is.
-            return Ok(match look_for_a_while(state, transport).await? {
+            let answer = look_for_a_while(state, transport).await?;
+            let has_told = state.sound_contact()?.is_some_and(|contact| contact.epoch >= seen.epoch);
+            if matches!(answer, Liveness::Unreachable(_))
+                && !has_told
+                && started.elapsed() < lease::CLAIM_AFTER
+            {
+                continue;
+            }
+            return Ok(match answer {
                 Liveness::Unreachable(_) => Liveness::Unreachable(unreachable),
                 other => other,
             });
