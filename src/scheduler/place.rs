@@ -3,7 +3,7 @@
 //! 1. A task may go where it can start now, or be queued behind tasks of its kind as far ahead as they end soon
 //!    ([`queue_ahead`]): a worker must not run dry while a message travels, and must not hoard long tasks.
 //! 2. Among the workers that hold inputs, the one with the most bytes of them; others would have to fetch.
-//! 3. Else the least loaded.
+//! 3. Else the least loaded; of many short tasks that nothing depends on it gets a few in a row ([`in_a_row`]).
 
 use crate::graph::Resources;
 use std::collections::HashMap;
@@ -12,6 +12,9 @@ use std::collections::HashMap;
 const AHEAD_MICROS: f64 = 20_000.0;
 /// Most tasks queued ahead per core, however short they are.
 const MAX_AHEAD: f64 = 256.0;
+
+/// A row of tasks for one worker is so small a part of what it would have to do, or may have queued.
+const SHARES: usize = 8;
 
 /// What the policy sees of a worker.
 pub struct WorkerView<'a> {
@@ -32,6 +35,13 @@ pub fn queue_ahead(mean_micros: f64) -> f64 {
 /// Whether a worker with so many cores, of which so many are assigned, may be given a task that needs so many.
 pub fn has_room(cores: u32, assigned: u32, needed: u32, ahead: f64) -> bool {
     needed <= cores && f64::from(assigned + needed) <= f64::from(cores) * (1.0 + ahead)
+}
+
+/// Tasks that the least loaded worker gets in a row, of so many that are ready, with so many workers. Not of those that
+/// others depend on: where a graph begins decides on how many workers it goes on, and so how much they have to fetch.
+pub fn in_a_row(ready: usize, workers: usize, ahead: f64) -> usize {
+    let share = ready / (SHARES * workers.max(1));
+    share.min((ahead / SHARES as f64) as usize).max(1)
 }
 
 /// Whether the worker could run such a task if it were idle.
@@ -93,6 +103,14 @@ mod tests {
         assert_eq!(queue_ahead(100_000.0), 0.0);
         assert_eq!(queue_ahead(1_000.0), 20.0);
         assert_eq!(queue_ahead(1.0), 256.0);
+    }
+
+    #[test]
+    fn many_short_tasks_go_in_rows_and_few_or_long_ones_one_by_one() {
+        assert_eq!(in_a_row(100_000, 8, 256.0), 32);
+        assert_eq!(in_a_row(256, 8, 256.0), 4);
+        assert_eq!(in_a_row(8, 8, 256.0), 1);
+        assert_eq!(in_a_row(100_000, 8, 0.0), 1, "they may be long");
     }
 
     #[test]

@@ -189,6 +189,11 @@ impl GraphState {
         })
     }
 
+    /// Whether nothing in this graph depends on the task.
+    pub fn is_leaf(&self, index: u32) -> bool {
+        self.tasks[index as usize].first_dependent == NONE
+    }
+
     /// A dependent in this graph, by its edge, and the next edge with the same dependency, or [`NONE`].
     pub fn dependent(&self, edge: u32) -> (u32, u32) {
         (self.edge_owner[edge as usize], self.edge_next[edge as usize])

@@ -4,11 +4,12 @@
 use super::Core;
 use super::graphs::GraphState;
 use super::outbox::Outbox;
+use super::ready::Ready;
 use super::roster::Workers;
 use super::task::TaskState;
 use crate::graph::{GraphId, Resources, TaskId};
 use crate::protocol::{Assignment, Execution, Source, WorkerIndex};
-use crate::scheduler::place::{has_room, queue_ahead};
+use crate::scheduler::place::{has_room, in_a_row, queue_ahead};
 use smallvec::SmallVec;
 
 /// Holders of one task's inputs that are compared here.
@@ -33,6 +34,7 @@ impl Core {
         if recovery.is_some() || !workers.all_routes_work() || !is_plain(&class.resources) {
             return RunEnd::Special;
         }
+        let mut row = Row { worker: None, left: 0 };
         while let Some(task) = class.ready.peek().filter(|task| task.graph == id) {
             let record = &graph.tasks[task.index as usize];
             if record.state != TaskState::Ready {
@@ -52,10 +54,10 @@ impl Core {
                 })
             };
             let holder = holders.by_bytes().find(|index| takes(workers, *index));
-            let Some(index) = holder.or_else(|| {
-                workers.sort_by_load();
-                workers.by_load().next().filter(|index| takes(workers, *index))
-            }) else {
+            if !graph.is_leaf(task.index) {
+                row.left = 0;
+            }
+            let Some(index) = holder.or_else(|| row.next(workers, takes, &class.ready, ahead)) else {
                 return RunEnd::Full;
             };
             class.ready.pop();
@@ -90,6 +92,30 @@ impl GraphState {
             inputs,
             priority: u64::from(self.id.0) << 32 | u64::from(index),
         }
+    }
+}
+
+/// The worker that gets the next tasks that nothing depends on and no holder takes, and how many of them.
+struct Row {
+    worker: Option<WorkerIndex>,
+    left: usize,
+}
+
+impl Row {
+    fn next(
+        &mut self,
+        workers: &mut Workers,
+        takes: impl Fn(&Workers, WorkerIndex) -> bool,
+        ready: &Ready,
+        ahead: f64,
+    ) -> Option<WorkerIndex> {
+        if self.left == 0 || !self.worker.is_some_and(|index| takes(workers, index)) {
+            workers.sort_by_load();
+            self.worker = workers.by_load().next().filter(|index| takes(workers, *index));
+            self.left = in_a_row(ready.len_at_least(), workers.open_count(), ahead);
+        }
+        self.left -= 1;
+        self.worker
     }
 }
 
