@@ -75,7 +75,7 @@ struct Writing {
 
 impl Writing {
     fn begin(dir: &Path, epoch: u32) -> Writing {
-        Writing::begin_with(dir, epoch, Options { segment_bytes: 700, ..Options::default() })
+        Writing::begin_with(dir, epoch, Options { segment_bytes: 500, ..Options::default() })
     }
 
     fn begin_with(dir: &Path, epoch: u32, options: Options) -> Writing {
@@ -285,7 +285,7 @@ fn a_journal_stays_small_however_long_the_cluster_works() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options { segment_bytes: 4 << 10, snapshot_bytes: 16 << 10 };
     let mut writing = Writing::begin_with(dir.path(), 1, options);
-    let config = CoreConfig { keep_settled: 100, ..CoreConfig::default() };
+    let config = CoreConfig { keep_settled: 100, keep_answers: 100, ..CoreConfig::default() };
     let mut core = Core::new(config, Time::default());
     let (mut largest, mut snapshots) = ([0, 0], 0);
     for n in 1..=1000_u32 {

@@ -12,10 +12,6 @@ use crate::scheduler::record::Record;
 /// Settled graphs that stay known, whatever their size: each costs a few hundred bytes.
 const MAX_SETTLED_GRAPHS: usize = 100_000;
 
-/// Answers that stay known, for repeats: to cancels, scalings and their like, and to submits of graphs that are
-/// forgotten by now. At three a second that is a day.
-const MAX_ANSWERS: usize = 250_000;
-
 /// What the scheduler keeps of settled graphs' arguments and results, in its memory.
 const MAX_SETTLED_BYTES: u64 = 512 << 20;
 
@@ -284,7 +280,7 @@ impl Core {
         if self.requests.insert(request, answered).is_none() {
             self.answers.push_back(request);
         }
-        while self.answers.len() > MAX_ANSWERS
+        while self.answers.len() > self.config.keep_answers
             && let Some(old) = self.answers.pop_front()
         {
             self.requests.remove(&old);
@@ -341,6 +337,10 @@ impl Core {
             .map(|index| (graph.task_id(index), graph.tasks[index as usize].state))
             .collect();
         for (task, state) in tasks {
+            // By the rules everything is settled; a journal may say otherwise.
+            if !state.is_settled() {
+                self.drop_inputs(task);
+            }
             if let TaskState::Held { worker } = state {
                 for holder in self.holders(task, worker) {
                     self.outbox.free_forgotten(holder, task);

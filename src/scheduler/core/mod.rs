@@ -76,6 +76,9 @@ pub struct CoreConfig {
     pub poll_interval: Duration,
     /// Settled tasks that stay known.
     pub keep_settled: u64,
+    /// Answers that stay known for repeats and go with no graph: to cancels, scalings and their like, and to submits of
+    /// graphs that are forgotten by now.
+    pub keep_answers: usize,
     /// A graph whose stream broke off is sealed after this long.
     pub stream_timeout: Duration,
     /// Where this scheduler runs: only for people.
@@ -100,6 +103,8 @@ impl Default for CoreConfig {
             worker_shape: None,
             poll_interval: Duration::from_secs(30),
             keep_settled: 2_000_000,
+            // At three a second that is a day.
+            keep_answers: 250_000,
             stream_timeout: Duration::from_secs(60),
             scheduler: SchedulerReport::default(),
         }
