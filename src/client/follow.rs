@@ -95,8 +95,8 @@ impl Client {
                 None => Revival::Unreachable,
             };
             match revival {
+                _ if Instant::now() > until => return Err(error),
                 Revival::Alive => wait = false,
-                Revival::Unreachable if Instant::now() > until => return Err(error),
                 Revival::Unreachable => {}
             }
         }

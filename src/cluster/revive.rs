@@ -12,9 +12,12 @@ use crate::state::{StateDir, StateError};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Connections to schedulers that seemed to live, before something else must be wrong.
 const MAX_TRIES: u32 = 5;
+/// For one that ends to be gone.
+const LAST_BREATH: Duration = Duration::from_millis(100);
 
 /// A cluster that goes on under another scheduler.
 pub struct Resumed {
@@ -82,6 +85,11 @@ impl Revive for Reviver {
                 // It may still succeed.
                 Err(UpError::Launch(LaunchError::Busy { .. }) | UpError::OnItsWay(_)) => {
                     Ok(Revival::Unreachable)
+                }
+                // It lives, and is just coming to its end.
+                Err(UpError::Client(ClientError::Link(_))) => {
+                    tokio::time::sleep(LAST_BREATH).await;
+                    Ok(Revival::Alive)
                 }
                 Err(UpError::Client(error)) => Err(error),
                 Err(UpError::State(error)) => Err(error.into()),

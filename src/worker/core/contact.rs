@@ -18,8 +18,8 @@ pub(super) struct Contact {
     /// The last instant at which there was something to do.
     busy: Nanos,
     ever_welcomed: bool,
-    /// The cluster was brought down.
-    is_down: bool,
+    /// When it was first heard that the cluster was brought down.
+    down_since: Option<Nanos>,
 }
 
 impl Contact {
@@ -30,7 +30,7 @@ impl Contact {
             proven: now,
             busy: now,
             ever_welcomed: false,
-            is_down: false,
+            down_since: None,
         }
     }
 
@@ -44,7 +44,7 @@ impl Contact {
     }
 
     pub fn welcome(&mut self) {
-        (self.ever_welcomed, self.is_down) = (true, false);
+        (self.ever_welcomed, self.down_since) = (true, None);
         self.answer();
     }
 
@@ -56,8 +56,8 @@ impl Contact {
     }
 
     /// There is no contact file any more.
-    pub fn end(&mut self) {
-        self.is_down = true;
+    pub fn end(&mut self, now: Nanos) {
+        self.down_since.get_or_insert(now);
     }
 
     /// Nobody could have given this worker up by then.
@@ -90,8 +90,8 @@ impl Core {
     /// When this worker leaves if no scheduler comes: one that never had any, or whose cluster was brought down, soon; one that has nothing to do and
     /// holds nothing that only it may have, after its idle timeout. Others stay as long as their job does.
     fn patience_ends(&self) -> Option<Nanos> {
-        if self.contact.is_down {
-            return Some(self.death());
+        if let Some(since) = self.contact.down_since {
+            return Some(since + span(self.config.death_timeout));
         }
         if !self.contact.ever_welcomed {
             return Some(self.contact.answered + span(self.config.death_timeout));

@@ -264,7 +264,7 @@ impl Core {
                 }
             }
             Event::NotGivenUp { at } => self.contact.prove(at),
-            Event::BroughtDown => self.contact.end(),
+            Event::BroughtDown => self.contact.end(self.now),
             Event::AskedToLeave { reason } => {
                 self.signalled = true;
                 self.settle_doubts(out);

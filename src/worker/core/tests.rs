@@ -310,7 +310,11 @@ fn a_worker_of_a_cluster_that_was_brought_down_leaves_whatever_it_has() {
     comes!(s, Action::Send(FromWorker::Finished(_)));
     s.run_command(execution(1, 1), false);
     s.tell(Event::Disconnected);
-    s.tell(Event::NotGivenUp { at: 10 * SECOND });
+    s.now = 10 * SECOND;
+    s.tell(Event::BroughtDown);
+    // That nobody was given its tasks keeps it no longer, nor that it is told again.
+    s.now = 100 * SECOND;
+    s.tell(Event::NotGivenUp { at: 99 * SECOND });
     s.tell(Event::BroughtDown);
     s.at(129);
     s.quiet();
