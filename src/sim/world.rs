@@ -18,7 +18,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 /// Things that happened last and are shown with a failure.
-const TRACE_LINES: usize = 400;
+const TRACE_LINES: usize = 100_000;
 /// More events than any run needs: something spins.
 const MAX_EVENTS: u64 = 3_000_000;
 

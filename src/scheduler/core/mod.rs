@@ -162,6 +162,8 @@ pub struct Core {
     /// What graphs that failed have left, until a worker is there to remove it.
     leftovers: Vec<PendingOutput>,
     replication: replicas::Replication,
+    /// Tasks whose inputs were made again because no worker could reach all of them, and when.
+    lost_routes: FastMap<TaskId, Time>,
     /// Values that nobody needs once this record is durable.
     releasable: VecDeque<(JournalSeq, TaskId)>,
     /// The number that the next record gets.
@@ -209,6 +211,7 @@ impl Core {
             unplaced_outputs: Vec::new(),
             leftovers: Vec::new(),
             replication: replicas::Replication::default(),
+            lost_routes: FastMap::default(),
             releasable: VecDeque::new(),
             next_seq: config.first_record,
             durable: JournalSeq(config.first_record.0 - 1),
@@ -291,6 +294,7 @@ impl Core {
         self.next_sweep = self.now.plus(self.config.heartbeat / 2);
         self.sweep_workers(out);
         self.sweep_streams(out);
+        self.lost_routes.retain(|_, at| self.now.since(*at) < placing::ROUTE_PATIENCE);
     }
 
     fn on_durable(&mut self, seq: JournalSeq) {

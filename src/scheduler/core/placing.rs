@@ -8,12 +8,17 @@ use crate::graph::{Op, TaskId};
 use crate::protocol::{Source, StoredValue, WorkerIndex};
 use crate::scheduler::place::{WorkerView, accepts, could_ever_run, queue_ahead};
 use serde_bytes::ByteBuf;
+use std::time::Duration;
 
 /// Workers looked at for one task beyond the least loaded, when it needs more than one core: the least loaded ones
 /// may be too small for it.
 const MAX_LOOKS: usize = 256;
 /// Tasks of a queue that may be passed over because workers with room can't reach their inputs.
 const MAX_PASSED_OVER: usize = 64;
+
+/// Between two times that a task's inputs are made again because nobody can reach all of them: they may come to lie as
+/// badly as before, and what has broken routes may pass.
+pub(super) const ROUTE_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Worker {
     pub(super) fn view(&self) -> WorkerView<'_> {
@@ -133,6 +138,11 @@ impl Core {
             self.classes[class].ready.push(task);
             return true;
         }
+        if self.lost_routes.get(&task).is_some_and(|at| self.now.since(*at) < ROUTE_PATIENCE) {
+            self.classes[class].ready.push(task);
+            return true;
+        }
+        self.lost_routes.insert(task, self.now);
         for input in self.dependencies(task) {
             self.make_again(input, |workers, holder| {
                 takers.iter().any(|worker| *worker != holder && !workers.can_fetch(*worker, holder))

@@ -44,6 +44,7 @@ impl Core {
             unplaced_outputs: _,
             leftovers: _,
             replication: _,
+            lost_routes: _,
             // Of this epoch only.
             config: _,
             now: _,
