@@ -182,7 +182,7 @@ impl Core {
         }
     }
 
-    fn runs_at_most_once(&self, task: TaskId) -> bool {
+    pub(super) fn runs_at_most_once(&self, task: TaskId) -> bool {
         let op = self.graphs.get(&task.graph).map(|g| &g.op_entry(task.index).op);
         matches!(op, Some(crate::graph::Op::Command(spec)) if spec.at_most_once)
     }

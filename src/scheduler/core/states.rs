@@ -115,6 +115,7 @@ impl Core {
             ready.into_iter().for_each(|task| class.ready.push(task));
         }
         others.sort_unstable_by_key(|(task, _)| *task);
+        let mut unknown = Vec::new();
         for (task, state) in others {
             match state {
                 // Nothing of a worker that is gone runs any more.
@@ -123,9 +124,20 @@ impl Core {
                 {
                     self.update(task, |record| record.state = TaskState::Waiting { missing: 0 });
                     self.count(task, Some(state), TaskState::Waiting { missing: 0 });
-                    self.run_again(task);
+                    if self.runs_at_most_once(task) {
+                        unknown.push(task);
+                    } else {
+                        self.run_again(task);
+                    }
                 }
                 _ => self.enter(task, state),
+            }
+        }
+        // That its worker departed is known; what that meant for these was not journalled any more.
+        for task in unknown {
+            if self.state(task).is_some_and(|state| !state.is_settled()) {
+                let message = "its worker was lost, and it isn't known whether it ran".to_owned();
+                self.fail_for_good(task, TaskError { kind: ErrorKind::OutcomeUnknown, message });
             }
         }
     }

@@ -461,3 +461,21 @@ fn an_input_that_is_made_again_for_others_counts_once_for_what_is_awaited() {
     s.finish(2, held(execution(task(1, 0), 2, 2)));
     assert_eq!(s.state(task(1, 1)), "assigned");
 }
+
+#[test]
+fn what_may_run_once_is_not_begun_again_though_only_its_workers_end_was_journalled() {
+    let mut s = Story::new();
+    s.register(1, registration("w"));
+    let Op::Command(spec) = command(0, 0) else { panic!("a command") };
+    let once = Op::Command(Box::new(CommandSpec { at_most_once: true, ..*spec }));
+    s.submit(9, graph(&[(once, &[])], &[]));
+    s.sync();
+    s.worker_says(7, FromWorker::Dead { id: registration("w").id, verdict: "killed".into() });
+    assert_eq!(s.state(task(1, 0)), "erred");
+    assert!(matches!(s.journal.pop(), Some(Record::Fates(_))), "the crash takes the last record");
+    assert!(matches!(s.journal.last(), Some(Record::Departed { .. })));
+    s.restart();
+    assert_eq!(s.state(task(1, 0)), "erred", "nobody knows whether it ran");
+    s.register(3, registration("other"));
+    assert_eq!(s.worker_of(task(1, 0)), None);
+}
