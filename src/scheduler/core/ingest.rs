@@ -93,6 +93,10 @@ impl Core {
             Answered::Forgotten { graph, parts, last: (first, tasks) } if part.part + 1 == *parts => {
                 Some(Reply::Submitted { graph: *graph, first: *first, tasks: *tasks })
             }
+            Answered::Forgotten { graph, .. } => {
+                let reason = format!("{graph} is complete, and forgotten by now: no part may follow");
+                Some(refuse(RefusalKind::Usage, reason))
+            }
             _ => Some(refuse(RefusalKind::Usage, "this request id was used for something else")),
         }
     }

@@ -8,9 +8,10 @@
 use super::Core;
 use super::graphs::{GraphState, counter};
 use super::ingest::Answered;
+use super::roster::Worker;
 use super::task::{TaskRecord, TaskState};
 use crate::graph::{GraphId, Op, TaskId};
-use crate::protocol::{Epoch, Execution, RequestId, WorkerId};
+use crate::protocol::{AllocationId, Epoch, Execution, RequestId, WorkerId, WorkerIndex};
 use crate::scheduler::image::{Answer, Base, Image, Standing, Whole};
 use crate::scheduler::record::Record;
 use std::collections::BTreeMap;
@@ -96,7 +97,10 @@ impl Core {
     /// Who is expected back, who isn't, and the commands that may run on them.
     fn worker_records(&self, ids: &[GraphId]) -> Vec<Record> {
         let mut records = Vec::new();
-        let mut known: Vec<_> = self.workers.iter().collect();
+        // Of one that is only known by what it left behind, no record says that it was there.
+        let registered =
+            |(_, worker): &(WorkerIndex, &Worker)| worker.registration.allocation != AllocationId(0);
+        let mut known: Vec<_> = self.workers.iter().filter(registered).collect();
         known.sort_unstable_by_key(|(index, _)| *index);
         for (_, worker) in known {
             let (id, allocation) = (worker.registration.id.clone(), worker.registration.allocation);
