@@ -55,6 +55,8 @@ impl Core {
         self.workers.check_loads();
         self.check_queues();
         self.check_replication();
+        let (binds, exists) = (self.everything_that_binds(), self.everything_so_far());
+        assert!(binds <= exists, "clients are told after {binds:?}, and {exists:?} is all there is");
     }
 
     /// Whoever is ready is in its queue, and what nobody needs is to be released.

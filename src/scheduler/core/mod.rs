@@ -313,6 +313,12 @@ impl Core {
         self.next_seq
     }
 
+    /// What replay has noted is journalled already.
+    fn drop_fates(&mut self) {
+        self.fates.clear();
+        self.fates_bind = false;
+    }
+
     fn flush_fates(&mut self, out: &mut Vec<Action>) {
         if !self.fates.is_empty() {
             let (fates, binding) = (std::mem::take(&mut self.fates), self.binding);

@@ -84,7 +84,7 @@ impl Replay {
     /// A record couldn't follow those before it.
     pub fn into_snapshot(self) -> Result<Vec<Record>, ReplayError> {
         let mut core = self.into_core()?;
-        core.fates.clear();
+        core.drop_fates();
         Ok(core.snapshot())
     }
 
@@ -106,7 +106,7 @@ impl Replay {
         let mut core = self.into_core()?;
         core.next_seq = JournalSeq(last.0 + 1);
         core.durable = last;
-        core.fates.clear();
+        core.drop_fates();
         core.outbox = super::Outbox::default();
         core.await_values();
         core.index_states();
